@@ -1,0 +1,45 @@
+# Each target sets up what it needs in .venv; nothing outside this folder is touched but the caches of pip and of this project.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  ?= torch==2.13.0
+NATIVE := pyproject.toml CMakeLists.txt $(wildcard src/*) $(wildcard patches/*/*) patches/upstreams.json
+
+.PHONY: demo test test-slow parity lint check clean
+
+demo: $(VENV)/installed
+	$(BIN)/modernbert-llama demo
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m slow
+
+parity: $(VENV)/installed-compare
+	$(BIN)/python -m pytest -m live
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/clang-format --dry-run --Werror src/*
+
+check: $(VENV)/installed
+	$(BIN)/modernbert-llama patches check
+
+clean:
+	rm -rf build dist third_party $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python $(NATIVE)
+	$(BIN)/python -m pip install -q -e '.[test]'
+	touch $@
+
+$(VENV)/installed-compare: $(VENV)/installed
+	$(BIN)/python -m pip install -q '$(TORCH)'
+	$(BIN)/python -m pip install -q -e '.[test,compare]' sentence-transformers
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	touch $@

@@ -1,0 +1,64 @@
+"""Rewrite a GGUF file with some of it changed: how the tests break a model on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+from numpy.typing import NDArray
+
+TensorEdit = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def rewrite(
+    source: Path,
+    target: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, TensorEdit] | None = None,
+) -> Path:
+    """Copy ``source`` to ``target``, replacing metadata values (a list of bool for an array) and editing tensors.
+
+    Keys are those after the architecture's prefix, or whole; a key or tensor that is not in the file is an error, so that a
+    test cannot break nothing. Tensors are edited as numpy arrays in numpy's order of dimensions, and must be unquantised.
+    """
+    reader = GGUFReader(source)
+    arch = str(reader.fields["general.architecture"].contents())
+    changes = {key if key in reader.fields else f"{arch}.{key}": value for key, value in (metadata or {}).items()}
+    edits = dict(tensors or {})
+    writer = GGUFWriter(target, arch)
+    for key, field in reader.fields.items():
+        if key.startswith("GGUF.") or key == "general.architecture":
+            continue
+        kind, inner = field.types[0], field.types[-1] if len(field.types) > 1 else None
+        value = field.contents()
+        if key in changes:
+            value = changes.pop(key)
+            if isinstance(value, list):
+                kind, inner = GGUFValueType.ARRAY, GGUFValueType.BOOL
+        writer.add_key_value(key, value, kind, inner)
+    for tensor in reader.tensors:
+        data = np.array(tensor.data)
+        if tensor.name in edits:
+            data = np.ascontiguousarray(edits.pop(tensor.name)(data))
+        writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
+    assert not changes, f"no such keys: {sorted(changes)}"
+    assert not edits, f"no such tensors: {sorted(edits)}"
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target
+
+
+def swap_halves(data: NDArray[Any]) -> NDArray[Any]:
+    """The fused gate and up, the wrong way round."""
+    return np.concatenate(np.split(data, 2)[::-1])
+
+
+def shift(data: NDArray[Any]) -> NDArray[Any]:
+    """Every norm weight off by one place."""
+    return np.roll(data, 1)
