@@ -66,7 +66,11 @@ private:
             name = "ModernBertLlamaError";
             break;
     }
-    py::set_error(py::module_::import("modernbert_llama.errors").attr(name), e.what());
+    // a damaged file may put bytes into the message that are no UTF-8
+    const std::string what = e.what();
+    const auto        message =
+        py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(what.data(), (py::ssize_t) what.size(), "replace"));
+    PyErr_SetObject(py::module_::import("modernbert_llama.errors").attr(name).ptr(), message.ptr());
     throw py::error_already_set();
 }
 

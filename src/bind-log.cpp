@@ -1,4 +1,5 @@
 #include "bind-engine.h"
+#include "log.h"
 
 #include "llama.h"
 
@@ -35,6 +36,7 @@ int python_level(ggml_log_level level) {
 }
 
 void forward(ggml_log_level level, const char * text, void *) {
+    log_note(level == GGML_LOG_LEVEL_ERROR, text);
     if (!log_callback.load() || !Py_IsInitialized()) {
         return;
     }

@@ -2,6 +2,7 @@
 
 #include "batch-plan.h"
 #include "error.h"
+#include "log.h"
 #include "model-file.h"
 
 #include "ggml-backend.h"
@@ -85,10 +86,10 @@ engine::engine(const std::string & path, const engine_params & params) : path(pa
     llama_model_params mparams = llama_model_default_params();
     mparams.n_gpu_layers       = params.n_gpu_layers;
 
+    log_take_error();
     model.reset(llama_model_load_from_file(path.c_str(), mparams));
     if (!model) {
-        throw engine_error(error_kind::MODEL_FILE,
-                           path + ": llama.cpp could not load the model; its log (logger 'modernbert_llama') says why");
+        throw engine_error(error_kind::MODEL_FILE, path + ": llama.cpp could not load the model: " + log_take_error());
     }
 }
 

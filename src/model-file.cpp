@@ -1,6 +1,7 @@
 #include "model-file.h"
 
 #include "error.h"
+#include "log.h"
 
 #include "ggml.h"
 #include "gguf.h"
@@ -12,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <unordered_set>
 #include <vector>
 
 namespace {
@@ -62,11 +64,13 @@ struct model_file {
         }
         f.reset();
 
+        log_take_error();
         ggml_context * meta = nullptr;
         res.gguf.reset(gguf_init_from_file(path.c_str(), { /*.no_alloc =*/true, /*.ctx =*/&meta }));
         res.meta.reset(meta);
         if (!res.gguf) {
-            res.fail("the GGUF header is damaged or truncated; convert or download the file again");
+            res.fail("the GGUF header is damaged or truncated (" + log_take_error() +
+                     "); convert or download it again");
         }
         return res;
     }
@@ -134,6 +138,14 @@ struct model_file {
         if (n_tokens != n_vocab) {
             fail("key 'tokenizer.ggml.tokens' holds " + std::to_string(n_tokens) + " tokens, but the embedding has " +
                  std::to_string(n_vocab) + " rows");
+        }
+        // llama.cpp asserts that every token is another
+        const int64_t                   id_tokens = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
+        std::unordered_set<std::string> seen;
+        for (int64_t i = 0; i < n_tokens; ++i) {
+            if (!seen.insert(gguf_get_arr_str(gguf.get(), id_tokens, i)).second) {
+                fail("key 'tokenizer.ggml.tokens' holds the token " + std::to_string(i) + " twice");
+            }
         }
         if (has("tokenizer.ggml.token_type") && get_arr_n("tokenizer.ggml.token_type", GGUF_TYPE_INT32) != n_vocab) {
             fail("key 'tokenizer.ggml.token_type' does not have one entry a token");
@@ -203,6 +215,9 @@ void model_file_check(const std::string & path) {
     const std::string key_window = key(split ? "attention.local_attn_window" : "attention.sliding_window");
     if (mf.has(key_window)) {
         mf.get_u32(key_window, 0, std::numeric_limits<int32_t>::max());
+    }
+    if (mf.has(key("rope.scaling.type")) && mf.get_str(key("rope.scaling.type")) != "none") {
+        mf.fail("key '" + key("rope.scaling.type") + "' is not 'none': RoPE scaling is not supported");
     }
     if (mf.has(key("pooling_type"))) {
         mf.get_u32(key("pooling_type"), 0, 4);

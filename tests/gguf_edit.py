@@ -10,7 +10,7 @@ import numpy as np
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from numpy.typing import NDArray
 
-TensorEdit = Callable[[NDArray[Any]], NDArray[Any]]
+TensorEdit = Callable[[NDArray[Any]], NDArray[Any] | None]  # None drops the tensor
 
 
 def rewrite(
@@ -22,8 +22,9 @@ def rewrite(
 ) -> Path:
     """Copy ``source`` to ``target``, replacing metadata values (a list of bool for an array) and editing tensors.
 
-    Keys are those after the architecture's prefix, or whole; a key or tensor that is not in the file is an error, so that a
-    test cannot break nothing. Tensors are edited as numpy arrays in numpy's order of dimensions, and must be unquantised.
+    Keys are those after the architecture's prefix, or whole; a key or tensor that is not in the file is an error, so
+    that a test cannot break nothing. Tensors are numpy arrays in numpy's order of dimensions; edit no
+    quantised ones.
     """
     reader = GGUFReader(source)
     arch = str(reader.fields["general.architecture"].contents())
@@ -43,7 +44,10 @@ def rewrite(
     for tensor in reader.tensors:
         data = np.array(tensor.data)
         if tensor.name in edits:
-            data = np.ascontiguousarray(edits.pop(tensor.name)(data))
+            edited = edits.pop(tensor.name)(data)
+            if edited is None:
+                continue
+            data = np.ascontiguousarray(edited)
         writer.add_tensor(tensor.name, data, raw_dtype=tensor.tensor_type)
     assert not changes, f"no such keys: {sorted(changes)}"
     assert not edits, f"no such tensors: {sorted(edits)}"

@@ -243,7 +243,7 @@ def rewrite_header(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
 def test_quantised_tensors_are_refused(tmp_path: Path, dtype: str) -> None:
     folder = write_tiny(tmp_path)
     rewrite_header(folder, lambda header: header["final_norm.weight"].update(dtype=dtype))
-    with pytest.raises(UnsupportedError, match=f"final_norm.weight.*{dtype}"):
+    with pytest.raises(UnsupportedError, match=rf"final_norm\.weight.*{dtype}"):
         read(folder)
 
 
@@ -263,7 +263,7 @@ def test_quantised_tensors_are_refused(tmp_path: Path, dtype: str) -> None:
 def test_damaged_safetensors_header(tmp_path: Path, change: dict[str, Any]) -> None:
     folder = write_tiny(tmp_path)
     rewrite_header(folder, lambda header: header["final_norm.weight"].update(change))
-    with pytest.raises(CheckpointError, match="final_norm.weight"):
+    with pytest.raises(CheckpointError, match=r"final_norm\.weight"):
         read(folder)
 
 

@@ -59,7 +59,7 @@ def test_rounding_of_the_file_is_no_departure(outtype: Any) -> None:
         ({"attention.sliding_window": 126}, {}, 1, "kqv_out-1"),
         ({"rope.freq_base_swa": 11000.0}, {}, 1, "Qcur-1"),
         # full for local attention, in the first local layer; its theta goes with it
-        ({"attention.sliding_window_pattern": [False, False, True, False] + [True, False, True]}, {}, 1, "Qcur-1"),
+        ({"attention.sliding_window_pattern": [False, False, True, False, True, False, True]}, {}, 1, "Qcur-1"),
         # the same at one theta: only the mask is wrong
         ("ettin", {}, 4, "kqv_out-4"),
     ],

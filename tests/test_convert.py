@@ -6,8 +6,12 @@ import logging
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +88,9 @@ def expected_names(weights: dict[str, NDArray[np.float32]], arch: str) -> dict[s
 @pytest.mark.parametrize("prefix", ["", "model."])
 def test_every_tensor_is_exact_in_f32(tmp_path: Path, arch: keys.Arch, biases: bool, prefix: str) -> None:
     flags = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias"), biases)
-    weights = make_weights({**CONFIG_5, **flags})
-    folder = write_tiny(tmp_path / "in", weights=weights, prefix=prefix, shards=2, **flags)
+    config = {**CONFIG_5, **flags}
+    weights = make_weights(config)
+    folder = write_tiny(tmp_path / "in", config, weights=weights, prefix=prefix, shards=2)
     found = tensors(convert(folder, tmp_path / "out.gguf", arch=arch))
     expected = expected_names(weights, arch)
     assert found.keys() == expected.keys()
@@ -355,12 +360,34 @@ def test_a_file_size_limit_is_a_named_error(tmp_path: Path) -> None:
     assert only_files(out) == []
 
 
-def test_a_disk_without_room_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of ``size`` bytes; skips the test where none may be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("told", "named"), [("before writing", "MB free"), ("while writing", "full|No space left")], ids=["before", "while"]
+)
+def test_a_full_disk_is_a_named_error(tmp_path: Path, told: str, named: str) -> None:
     folder = write_tiny(tmp_path / "in")
-    monkeypatch.setattr("shutil.disk_usage", lambda _: os.terminal_size((0, 0)) and type("Usage", (), {"free": 1000}))
-    with pytest.raises(ConversionError, match="MB free"):
-        convert(folder, tmp_path / "out.gguf")
-    assert only_files(tmp_path) == ["in"]
+    whole = convert(folder, tmp_path / "whole.gguf")
+    weights = sum(int(tensor.n_bytes) for tensor in tensors(whole).values())
+    # room for a part of the weights, or for all of them but not for the metadata as well
+    size = weights // 2 if told == "before writing" else (weights // 4096 + 1) * 4096
+    assert size < whole.stat().st_size
+    with small_disk(tmp_path / "disk", size) as disk:
+        with pytest.raises(ConversionError, match=named) as caught:
+            convert(folder, disk / "model.gguf")
+        assert "model.gguf" in str(caught.value)
+        assert only_files(disk) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

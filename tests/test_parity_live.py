@@ -1,4 +1,4 @@
-"""Against transformers and sentence-transformers, run here and now: needs the compare extra (and sentence-transformers)."""
+"""Against transformers and sentence-transformers, run here and now: needs the compare extra."""
 
 from __future__ import annotations
 

@@ -69,15 +69,17 @@ def find_source(
     ``HF_ENDPOINT``, ``HF_TOKEN``, ``HF_HOME`` and ``HF_HUB_OFFLINE`` are respected. Raises ``ModelNotFoundError``.
     """
     text = os.fspath(source)
+    if not text:
+        raise ModelNotFoundError("the model's name is empty: it is neither a folder nor a hub id")
     path = Path(text).expanduser()
     try:
-        if path.is_dir():
-            if revision is not None:
-                raise InputError(f"revision={revision!r} is for a hub model, but {path} is a folder")
-            return Source(path, path.resolve().name)
-        exists = path.exists()
+        is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:  # a name too long, a null byte, a folder that may not be entered
         raise ModelNotFoundError(f"{text!r} cannot be read: {error}") from error
+    if is_folder:
+        if revision is not None:
+            raise InputError(f"revision={revision!r} is for a hub model, but {path} is a folder")
+        return Source(path, path.resolve().name)
     if exists:
         raise InputError(f"{path} is a file; give the folder of a Hugging Face checkpoint, or a hub id")
     if not _HUB_ID.fullmatch(text):

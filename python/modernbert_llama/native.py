@@ -20,6 +20,7 @@ batch_plan = _core.batch_plan
 read_metadata = _core.read_metadata
 
 _logger = logging.getLogger("modernbert_llama")
+_logger.addHandler(logging.NullHandler())
 
 
 class _LineLog:

@@ -1,0 +1,275 @@
+"""What a caller of Embedder sees: shapes, order, prompts, dimensions, truncation, threads, Ctrl-C, the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import checkpoint, embedder, gguf, scratch
+from modernbert_llama import Embedder, convert, embed
+from modernbert_llama.errors import InputError, ModelNotFoundError, TooLongError, TruncationWarning
+from modernbert_llama.synthetic import CheckpointSpec, write_checkpoint
+from texts import NASTY_TEXTS
+
+SPEC = CheckpointSpec(
+    "api", 3, 128, 192, 4, pooling="mean", prompts=(("query", "q: "), ("document", "d: ")), max_positions=128, seed=40
+)
+
+
+@pytest.fixture(scope="module")
+def file() -> Path:
+    folder = write_checkpoint(scratch() / "api", SPEC)
+    return convert(folder, scratch() / "api.gguf", show_progress=False)
+
+
+@pytest.fixture
+def model(file: Path) -> Embedder:
+    return Embedder(file)
+
+
+def test_shapes(model: Embedder) -> None:
+    one = model.embed("hello")
+    assert one.shape == (128,)
+    assert one.dtype == np.float32
+    assert model.embed(["hello", "world"]).shape == (2, 128)
+    assert model.embed([]).shape == (0, 128)
+    assert model.embed(("hello",)).shape == (1, 128)
+    np.testing.assert_array_equal(model.embed(["hello"])[0], one)
+
+
+def test_properties(model: Embedder, file: Path) -> None:
+    assert (model.dim, model.max_length, model.pooling) == (128, 128, "mean")
+    assert dict(model.prompts) == {"query": "q: ", "document": "d: "}
+    assert model.metadata["general.architecture"] == "modern-bert"
+    assert Embedder(file, pooling="cls").pooling == "cls"
+    assert "128" in repr(model)
+
+
+def test_normalised_as_the_checkpoint_says(model: Embedder) -> None:
+    assert np.linalg.norm(model.embed("hello")) == pytest.approx(1, abs=1e-6)
+    raw = model.embed("hello", normalize=False)
+    assert abs(np.linalg.norm(raw) - 1) > 0.01
+    np.testing.assert_allclose(raw / np.linalg.norm(raw), model.embed("hello"), rtol=1e-5, atol=1e-7)
+
+
+def test_order_and_batching_change_nothing(model: Embedder) -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(["sun", "moon", "river", "stone"], rng.integers(0, 25))) for _ in range(600)]
+    together = model.embed(texts, normalize=False)
+    order = rng.permutation(len(texts))
+    shuffled = model.embed([texts[i] for i in order], normalize=False)
+    for i in [0, 1, 7, 300, 599]:
+        alone = model.embed(texts[i], normalize=False)
+        assert np.linalg.norm(together[i] - alone) <= 1e-6 * np.linalg.norm(alone)
+    assert np.linalg.norm(shuffled - together[order]) <= 1e-6 * np.linalg.norm(together)
+
+
+def test_prompts(model: Embedder) -> None:
+    expected = model.embed("q: hello")
+    np.testing.assert_array_equal(model.embed("hello", prompt_name="query"), expected)
+    np.testing.assert_array_equal(model.embed("hello", prompt="q: "), expected)
+    assert not np.allclose(model.embed("hello"), expected)
+    with pytest.raises(InputError, match="'nothing'.*'query', 'document'"):
+        model.embed("hello", prompt_name="nothing")
+    with pytest.raises(InputError, match="not both"):
+        model.embed("hello", prompt_name="query", prompt="q: ")
+
+
+def test_dimensions(model: Embedder) -> None:
+    full = model.embed("hello", normalize=False)
+    np.testing.assert_array_equal(model.embed("hello", normalize=False, dimensions=32), full[:32])
+    assert np.linalg.norm(model.embed("hello", dimensions=32)) == pytest.approx(1, abs=1e-6)
+    for bad in (0, -1, 129):
+        with pytest.raises(InputError, match="1 to 128"):
+            model.embed("hello", dimensions=bad)
+
+
+def test_truncation_keeps_the_closing_token_and_is_reported(model: Embedder) -> None:
+    long = "river " * 400
+    ids = model.tokenize(long)
+    with pytest.warns(TruncationWarning, match="1 text"):
+        vector = model.embed(long, normalize=False)
+    np.testing.assert_array_equal(vector, model.embed_tokens([ids[:127] + ids[-1:]])[0])
+    assert model.n_truncated == 1
+    with warnings.catch_warnings():  # the second time it is only counted
+        warnings.simplefilter("error")
+        model.embed([long, "short", long])
+    assert model.n_truncated == 3
+    with pytest.raises(TooLongError, match="text 1 has .* the limit is 128"):
+        model.embed(["short", long], truncate=False)
+    short = model.embed("river stone sun moon", normalize=False, max_length=4)
+    ids = model.tokenize("river stone sun moon")
+    np.testing.assert_array_equal(short, model.embed_tokens([ids[:3] + ids[-1:]])[0])
+    with pytest.raises(InputError, match="1 to 128"):
+        model.embed("hello", max_length=129)
+
+
+def test_batches_are_lazy_and_in_order(model: Embedder) -> None:
+    taken = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal taken
+        for i in range(25):
+            taken += 1
+            yield f"text number {i}"
+
+    blocks = model.embed_batches(texts(), batch_size=10)
+    assert taken == 0
+    first = next(blocks)
+    assert (first.shape, taken) == ((10, 128), 10)
+    rest = list(blocks)
+    assert [len(block) for block in rest] == [10, 5]
+    expected = model.embed([f"text number {i}" for i in range(25)])
+    np.testing.assert_allclose(np.concatenate([first, *rest]), expected, atol=1e-6)
+    with pytest.raises(InputError):
+        next(model.embed_batches(["x"], batch_size=0))
+    with pytest.raises(InputError, match="one string"):
+        next(model.embed_batches("text"))
+
+
+def test_one_call(file: Path) -> None:
+    np.testing.assert_array_equal(embed("hello", model=file), Embedder(file).embed("hello"))
+
+
+@pytest.mark.parametrize("bad", [b"bytes", None, 3, ["ok", b"bytes"], ["ok", None], [["nested"]], ["a\ud800b"]])
+def test_what_is_no_text(model: Embedder, bad: object) -> None:
+    with pytest.raises(InputError, match="expected str|lone surrogate"):
+        model.embed(bad)  # type: ignore[arg-type]
+
+
+def test_the_index_of_a_bad_text_is_named(model: Embedder) -> None:
+    with pytest.raises(InputError, match="text 2 holds a lone surrogate at character 1"):
+        model.embed(["fine", "fine", "a\udfffb"])
+
+
+@pytest.mark.parametrize("ids", [[[]], [[1, 2], []], [[-1]], [[10**6]], [[1] * 100_000]])
+def test_token_ids_that_cannot_be(model: Embedder, ids: list[list[int]]) -> None:
+    with pytest.raises(InputError, match="text"):
+        model.embed_tokens(ids)
+
+
+def test_bad_arguments(file: Path) -> None:
+    with pytest.raises(InputError, match="pooling"):
+        Embedder(file, pooling="max")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="dtype"):
+        Embedder(file, dtype="f16")
+    with pytest.raises(InputError, match="n_threads"):
+        Embedder(file, n_threads=0)
+    with pytest.raises(ModelNotFoundError):
+        Embedder("nowhere.gguf")
+    with pytest.raises(ModelNotFoundError):
+        Embedder(file, tokenizer="nowhere.json")
+
+
+def test_a_folder_is_converted_once(tmp_path: Path) -> None:
+    folder = checkpoint("tiny")
+    first = Embedder(folder, cache_dir=tmp_path)
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.gguf")}
+    assert len(files) == 1
+    second = Embedder(folder, cache_dir=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.gguf")} == files
+    np.testing.assert_array_equal(first.embed("hello"), second.embed("hello"))
+
+
+def test_threads_share_a_model(model: Embedder) -> None:
+    texts = [text for text in NASTY_TEXTS if len(model.tokenize(text)) <= model.max_length]
+    expected = model.embed(texts)
+    results: list[np.ndarray] = []
+    workers = [threading.Thread(target=lambda: results.append(model.embed(texts))) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 6
+    for result in results:
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_other_threads_run_while_one_encodes(model: Embedder) -> None:
+    done = threading.Event()
+    worker = threading.Thread(target=lambda: (model.embed(["river " * 20] * 2000), done.set()))
+    longest, last = 0.0, time.perf_counter()
+    worker.start()
+    while not done.is_set():
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+        time.sleep(0.001)
+    worker.join()
+    assert longest < 0.5  # the GIL is free: this thread is never held up for the whole run
+
+
+def test_ctrl_c_stops_a_long_run(file: Path) -> None:
+    program = f"""
+        import sys
+        from modernbert_llama import Embedder
+        model = Embedder({str(file)!r}, n_threads=1)
+        texts = ["river stone " * 60] * 200_000
+        print("ready", flush=True)
+        try:
+            model.embed(texts, normalize=False)
+        except KeyboardInterrupt:
+            print("stopped", model.embed("still works").shape, flush=True)
+            sys.exit(7)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(8)  # past the tokenizer, into the engine
+    start = time.perf_counter()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 7
+    assert output == "stopped (128,)\n"
+    assert time.perf_counter() - start < 5  # a second on an idle machine
+
+
+def test_the_log_goes_to_logging(file: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    with caplog.at_level(logging.DEBUG, logger="modernbert_llama"):
+        Embedder(file).embed("hello")
+    lines = [record.getMessage() for record in caplog.records if record.name == "modernbert_llama"]
+    assert any("modern-bert" in line for line in lines)
+    assert all("\n" not in line for line in lines)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_activations(model: Embedder) -> None:
+    ids = model.tokenize("hello river")
+    found = model.activations(ids)
+    for name in ("inp_norm", "Qcur-2", "Kcur-0", "Vcur-1", "kqv_out-0", "ffn_inp-1", "ffn_out-2", "l_out-2"):
+        assert any(key == name or key.startswith(name) for key in found), name
+    assert found["l_out-0"].shape == (len(ids), 128)
+    assert found["Qcur-1"].shape == (len(ids), 128)
+    assert not np.allclose(found["l_out-0"], found["l_out-1"])
+
+
+def test_the_llama_tokenizer_agrees_on_plain_text(file: Path) -> None:
+    ours, theirs = Embedder(file), Embedder(file, tokenizer="llama")
+    for text in ("hello world", "The cat sleeps.", "a  b   c", "1234 + 5678", ""):
+        assert ours.tokenize(text) == theirs.tokenize(text), text
+    # documented: llama.cpp does not compose (NFC)
+    assert ours.tokenize("e\u0301") != theirs.tokenize("e\u0301")
+
+
+def test_a_tokenizer_file_in_place_of_the_embedded_one(file: Path) -> None:
+    other = Embedder(file, tokenizer=scratch() / "api" / "tokenizer.json")
+    assert other.tokenize("hello") == Embedder(file).tokenize("hello")
+
+
+def test_both_flavours_are_the_same_model() -> None:
+    ids = embedder("biases").tokenize("the river and the stone " * 30)
+    one = Embedder(gguf("biases", "f32", "modern-bert")).embed_tokens([ids])
+    two = Embedder(gguf("biases", "f32", "modernbert")).embed_tokens([ids])
+    assert np.linalg.norm(one - two) <= 1e-6 * np.linalg.norm(one)
