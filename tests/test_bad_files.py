@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_truncated(good: Path, tmp_path: Path, keep: int) -> None:
     data = good.read_bytes()
     file = tmp_path / "cut.gguf"
     file.write_bytes(data[:keep])
-    with pytest.raises(ModelFileError, match="cut.gguf"):
+    with pytest.raises(ModelFileError, match=r"cut.gguf"):
         try_it(file)
 
 
@@ -49,10 +50,8 @@ def test_corrupted(good: Path, tmp_path: Path, seed: int) -> None:
             data[position] = rng.randrange(256)
     file = tmp_path / "bits.gguf"
     file.write_bytes(data)
-    try:
+    with contextlib.suppress(ModernBertLlamaError):  # nothing else, and no abort
         try_it(file)  # a flipped bit in a weight is a model like any other
-    except ModernBertLlamaError as error:
-        assert str(error)
 
 
 def test_another_architecture(tmp_path: Path) -> None:
@@ -91,7 +90,9 @@ def test_missing_tensor(good: Path, tmp_path: Path) -> None:
 
 def test_misshapen_tensor(good: Path, tmp_path: Path) -> None:
     file = rewrite(good, tmp_path / "x.gguf", tensors={"blk.1.ffn_down.weight": lambda x: x[:-1]})
-    with pytest.raises(ModelFileError, match=r"tensor 'blk.1.ffn_down.weight' has the shape \[96, 63\], expected \[96, 64\]"):
+    with pytest.raises(
+        ModelFileError, match=r"tensor 'blk.1.ffn_down.weight' has the shape \[96, 63\], expected \[96, 64\]"
+    ):
         try_it(file)
 
 

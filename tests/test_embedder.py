@@ -80,7 +80,7 @@ def test_prompts(model: Embedder) -> None:
     np.testing.assert_array_equal(model.embed("hello", prompt_name="query"), expected)
     np.testing.assert_array_equal(model.embed("hello", prompt="q: "), expected)
     assert not np.allclose(model.embed("hello"), expected)
-    with pytest.raises(InputError, match="'nothing'.*'query', 'document'"):
+    with pytest.raises(InputError, match=r"'nothing'.*'query', 'document'"):
         model.embed("hello", prompt_name="nothing")
     with pytest.raises(InputError, match="not both"):
         model.embed("hello", prompt_name="query", prompt="q: ")
@@ -106,7 +106,7 @@ def test_truncation_keeps_the_closing_token_and_is_reported(model: Embedder) -> 
         warnings.simplefilter("error")
         model.embed([long, "short", long])
     assert model.n_truncated == 3
-    with pytest.raises(TooLongError, match="text 1 has .* the limit is 128"):
+    with pytest.raises(TooLongError, match=r"text 1 has .* the limit is 128"):
         model.embed(["short", long], truncate=False)
     short = model.embed("river stone sun moon", normalize=False, max_length=4)
     ids = model.tokenize("river stone sun moon")
@@ -144,7 +144,7 @@ def test_one_call(file: Path) -> None:
 
 @pytest.mark.parametrize("bad", [b"bytes", None, 3, ["ok", b"bytes"], ["ok", None], [["nested"]], ["a\ud800b"]])
 def test_what_is_no_text(model: Embedder, bad: object) -> None:
-    with pytest.raises(InputError, match="expected str|lone surrogate"):
+    with pytest.raises(InputError, match=r"expected str|lone surrogate"):
         model.embed(bad)  # type: ignore[arg-type]
 
 
@@ -198,7 +198,12 @@ def test_threads_share_a_model(model: Embedder) -> None:
 
 def test_other_threads_run_while_one_encodes(model: Embedder) -> None:
     done = threading.Event()
-    worker = threading.Thread(target=lambda: (model.embed(["river " * 20] * 2000), done.set()))
+
+    def work() -> None:
+        model.embed(["river " * 20] * 2000)
+        done.set()
+
+    worker = threading.Thread(target=work)
     longest, last = 0.0, time.perf_counter()
     worker.start()
     while not done.is_set():
@@ -236,7 +241,9 @@ def test_ctrl_c_stops_a_long_run(file: Path) -> None:
     assert time.perf_counter() - start < 5  # a second on an idle machine
 
 
-def test_the_log_goes_to_logging(file: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_goes_to_logging(
+    file: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     with caplog.at_level(logging.DEBUG, logger="modernbert_llama"):
         Embedder(file).embed("hello")
     lines = [record.getMessage() for record in caplog.records if record.name == "modernbert_llama"]

@@ -53,7 +53,12 @@ def embed(
     model: Annotated[str, typer.Argument(help="A GGUF file, a local Hugging Face folder or a hub id.")],
     text: Annotated[list[str] | None, typer.Argument(help="Texts to embed.")] = None,
     input_: Annotated[
-        str | None, typer.Option("--input", "-i", help="A .txt (a text a line) or .jsonl file (strings or objects with 'text'); - reads lines.")
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="A .txt (a text a line) or .jsonl file (strings or objects with 'text'); - reads lines.",
+        ),
     ] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="A .npy or .jsonl file; - prints JSON lines.")] = "-",
     prompt_name: Annotated[str | None, typer.Option(help="The model's prompt to put before each text.")] = None,
@@ -109,7 +114,7 @@ def compare(
     typer.echo(render(comparison))
     if plot is not None:
         draw(comparison, plot)
-    if comparison.departs is not None:
+    if not comparison.agrees:
         raise typer.Exit(1)
 
 

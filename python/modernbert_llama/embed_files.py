@@ -110,8 +110,8 @@ def embed_to(
                 for block in counted():
                     file.write(block.astype("<f4", copy=False).tobytes())
         else:
-            with _atomic(output) as path, path.open("w", encoding="utf-8") as file:
-                _write_lines(file, texts, counted())
+            with _atomic(output) as path, path.open("w", encoding="utf-8") as lines:
+                _write_lines(lines, texts, counted())
 
 
 def _write_lines(file: TextIO, texts: Sequence[str], blocks: Iterator[NDArray[np.float32]]) -> None:

@@ -108,7 +108,7 @@ class Embedder:
 
     @property
     def pooling(self) -> str:
-        """"cls", "mean" or "last"."""
+        """ "cls", "mean" or "last"."""
         return self._pooling
 
     @property
