@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard src/*) $(wildcard patches/*/*) patches/upstreams.json
 
-.PHONY: demo test test-slow parity lint check clean
+.PHONY: demo test test-slow parity parity-table lint check clean
 
 demo: $(VENV)/installed
 	$(BIN)/modernbert-llama demo
@@ -18,6 +18,9 @@ test-slow: $(VENV)/installed
 
 parity: $(VENV)/installed-compare
 	$(BIN)/python -m pytest -m live
+
+parity-table: $(VENV)/installed
+	$(BIN)/python tests/parity_table.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/clang-format --dry-run --Werror src/*

@@ -83,11 +83,11 @@ def test_equals_transformers(name: str, outtype: OutType, arch: Arch, pooling: P
 @pytest.mark.parametrize("name", ["tiny", "every2", "biases", "window32"])
 def test_batched_equals_one_at_a_time(name: str) -> None:
     model = embedder(name)
-    sizes = [130, 1, 65, 2, 66, 64, 300, 3, 1, 129, 17, 1000, 33, 34, 128]
+    sizes = [130, 1, 65, 2, 66, 64, 300, 3, 1, 129, 17, 513, 33, 34, 128]
     texts = [token_ids(SPECS[name], n, seed) for seed, n in enumerate(sizes)]
     alone = np.concatenate([model.embed_tokens([text], normalize=False) for text in texts])
     order = list(range(len(texts)))
-    for seed in range(3):
+    for seed in range(2):
         together = model.embed_tokens([texts[i] for i in order], normalize=False)
         for place, i in enumerate(order):
             assert relative_error(together[place], alone[i]) <= BATCH_BAR

@@ -216,7 +216,8 @@ def _add_metadata(writer: GGUFWriter, checkpoint: Checkpoint, outtype: OutType, 
     writer.add_uint32(f"{arch}.pooling_type", keys.POOLING_TYPES[pipeline.pooling])
     period = _period(config.local_layers)
     if arch == "modern-bert":
-        writer.add_uint32(f"{arch}.attention.sliding_window", config.window)
+        # 0 where no layer is local: stock llama.cpp aborts on a window that none of its layers uses
+        writer.add_uint32(f"{arch}.attention.sliding_window", config.window if any(config.local_layers) else 0)
         writer.add_float32(f"{arch}.rope.freq_base", config.global_theta)
         writer.add_float32(f"{arch}.rope.freq_base_swa", config.local_theta)
         writer.add_string(f"{arch}.rope.scaling.type", "none")
