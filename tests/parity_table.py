@@ -45,7 +45,9 @@ def worst(name: str, outtype: OutType, longest: int) -> tuple[float, float]:
 
 def main() -> None:
     longest = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
-    print("| shape | tokens | e, f32 | e, transformers f32 | 1-cos, f16 | 1-cos, bf16 | transformers bf16 | 1-cos, q8_0 |")
+    print(
+        "| shape | tokens | e, f32 | e, transformers f32 | 1-cos, f16 | 1-cos, bf16 | transformers bf16 | 1-cos, q8_0 |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, title in TITLES.items():
         found = {outtype: worst(name, outtype, longest) for outtype in OUTTYPES}

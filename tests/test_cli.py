@@ -38,7 +38,9 @@ def test_help_lists_every_verb() -> None:
 
 
 def test_convert(tmp_path: Path) -> None:
-    output, _ = run("convert", checkpoint("tiny"), "-o", tmp_path / "x.gguf", "--outtype", "q8_0", "--arch", "modernbert")
+    output, _ = run(
+        "convert", checkpoint("tiny"), "-o", tmp_path / "x.gguf", "--outtype", "q8_0", "--arch", "modernbert"
+    )
     assert "x.gguf" in output
     assert Embedder(tmp_path / "x.gguf").metadata["general.architecture"] == "modernbert"
     assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]

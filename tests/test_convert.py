@@ -337,8 +337,13 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.Monkey
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensor_data", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        convert(folder, out / "model.gguf")
+    # a background shell job starts with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            convert(folder, out / "model.gguf")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(seen[0]) == 1, "there was a temporary file"
     assert "model.gguf" not in seen[0]
     assert only_files(out) == []

@@ -216,8 +216,9 @@ def test_other_threads_run_while_one_encodes(model: Embedder) -> None:
 
 def test_ctrl_c_stops_a_long_run(file: Path) -> None:
     program = f"""
-        import sys
+        import signal, sys
         from modernbert_llama import Embedder
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell job starts with it ignored
         model = Embedder({str(file)!r}, n_threads=1)
         texts = ["river stone " * 60] * 200_000
         print("ready", flush=True)

@@ -55,8 +55,12 @@ STOCK_EMBED = """
 TEXTS = ["the river and the stone", "A dog is sleeping under the table. " * 8, "1234 + 5678 = 6912"]
 
 
-@pytest.mark.parametrize(("name", "outtype", "limit"), [("granite-small", "f32", 1e-5), ("granite-small", "q8_0", 1e-3)])
-def test_the_default_file_gives_the_same_embeddings_in_stock(stock: Path, name: str, outtype: str, limit: float) -> None:
+@pytest.mark.parametrize(
+    ("name", "outtype", "limit"), [("granite-small", "f32", 1e-5), ("granite-small", "q8_0", 1e-3)]
+)
+def test_the_default_file_gives_the_same_embeddings_in_stock(
+    stock: Path, name: str, outtype: str, limit: float
+) -> None:
     path = gguf(name, outtype)  # type: ignore[arg-type]
     theirs = np.array(json.loads(run(stock, STOCK_EMBED.format(path=str(path), texts=TEXTS)))).reshape(len(TEXTS), -1)
     ours = Embedder(path).embed(TEXTS, normalize=False)
