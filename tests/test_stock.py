@@ -49,7 +49,7 @@ def run(stock: Path, program: str) -> str:
 
 STOCK_EMBED = """
     import json, llama_cpp
-    llama = llama_cpp.Llama(model_path={path!r}, embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, verbose=False, n_threads=2)
+    llama = llama_cpp.Llama(model_path={path!r}, embedding=True, n_ctx=512, n_batch=512, n_ubatch=512, verbose=False)
     print(json.dumps([llama.embed(text, normalize=False) for text in {texts!r}]))
 """
 TEXTS = ["the river and the stone", "A dog is sleeping under the table. " * 8, "1234 + 5678 = 6912"]
@@ -61,7 +61,7 @@ TEXTS = ["the river and the stone", "A dog is sleeping under the table. " * 8, "
 def test_the_default_file_gives_the_same_embeddings_in_stock(
     stock: Path, name: str, outtype: str, limit: float
 ) -> None:
-    path = gguf(name, outtype)  # type: ignore[arg-type]
+    path = gguf(name, outtype)
     theirs = np.array(json.loads(run(stock, STOCK_EMBED.format(path=str(path), texts=TEXTS)))).reshape(len(TEXTS), -1)
     ours = Embedder(path).embed(TEXTS, normalize=False)
     cosine = (theirs * ours).sum(1) / np.linalg.norm(theirs, axis=1) / np.linalg.norm(ours, axis=1)
