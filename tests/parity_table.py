@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-from models import embedder
-from modernbert_llama.convert import OutType
-from modernbert_llama.synthetic import token_ids
+from models import embedder, full_tokenizer, scratch
+from modernbert_llama.convert import OutType, convert
+from modernbert_llama.embedder import Embedder
+from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
 from specs import POOLINGS, SPECS, cosine_distance, golden_arrays, lengths, relative_error
 from test_parity_golden import own_pooling
+from texts import NASTY_TEXTS
 
 TITLES = {
     "base": "ModernBERT-base (22 layers, 768)",
@@ -43,6 +45,15 @@ def worst(name: str, outtype: OutType, longest: int) -> tuple[float, float]:
     return max(ours), max(theirs)
 
 
+def fallback() -> str:
+    """How often llama.cpp's own tokenizer differs, on the texts that tokenizers get wrong."""
+    folder = write_checkpoint(scratch() / "full", CheckpointSpec("full", 1, 64, 64, 1, vocab="full"), full_tokenizer())
+    file = convert(folder, scratch() / "full.gguf", outtype="q8_0", show_progress=False)
+    ours, llama = Embedder(file), Embedder(file, tokenizer="llama")
+    differ = sum(ours.tokenize(text) != llama.tokenize(text) for text in NASTY_TEXTS)
+    return f"llama.cpp's own tokenizer differs from Hugging Face's on {differ} of {len(NASTY_TEXTS)} hard texts"
+
+
 def main() -> None:
     longest = int(sys.argv[1]) if len(sys.argv) > 1 else 8192
     print(
@@ -55,6 +66,7 @@ def main() -> None:
         cells = [title, f"1 to {top}", f"{found['f32'][0]:.1e}", f"{found['f32'][1]:.1e}", f"{found['f16'][0]:.1e}"]
         cells += [f"{found['bf16'][0]:.1e}", f"{found['bf16'][1]:.1e}", f"{found['q8_0'][0]:.1e}"]
         print("| " + " | ".join(cells) + " |", flush=True)
+    print(f"\n{fallback()}")
 
 
 if __name__ == "__main__":
