@@ -38,11 +38,12 @@ $(VENV)/installed: $(VENV)/bin/python $(NATIVE)
 	$(BIN)/python -m pip install -q -e '.[test]'
 	touch $@
 
+# the package is there: only what its extras ask for is added, nothing is built again
 $(VENV)/installed-compare: $(VENV)/installed
 	$(BIN)/python -m pip install -q '$(TORCH)'
-	$(BIN)/python -m pip install -q -e '.[test,compare]' sentence-transformers
+	$(BIN)/python -m pip install -q 'modernbert-llama[compare]' sentence-transformers
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q 'modernbert-llama[dev]'
 	touch $@
