@@ -256,7 +256,17 @@ def test_the_log_goes_to_logging(
 def test_activations(model: Embedder) -> None:
     ids = model.tokenize("hello river")
     found = model.activations(ids)
-    for name in ("inp_norm", "Qcur-2", "Kcur-0", "Vcur-1", "kqv_out-0", "ffn_inp-1", "ffn_out-2", "l_out-2"):
+    for name in (
+        "inp_norm",
+        "Qcur-2",
+        "Kcur-0",
+        "Vcur-1",
+        "kqv_out-0",
+        "ffn_inp-1",
+        "ffn_out-2",
+        "l_out-2",
+        "final_norm_out",
+    ):
         assert any(key == name or key.startswith(name) for key in found), name
     assert found["l_out-0"].shape == (len(ids), 128)
     assert found["Qcur-1"].shape == (len(ids), 128)

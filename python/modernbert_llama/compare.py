@@ -164,8 +164,6 @@ def _points(
     ours: dict[str, NDArray[Any]] = dict(engine.activations(ids))
     reference: dict[str, NDArray[Any]] = dict(exact.activations(ids))
     float32: dict[str, NDArray[Any]] = dict(single.activations(ids))
-    if "result_embd_pooled" in ours:  # without pooling in the graph, llama.cpp renames its last node
-        ours.setdefault("final_norm_out", ours["result_embd_pooled"])
     ours[_OUTPUT] = engine.embed_tokens([ids], normalize=False)[0]
     for side in (reference, float32):
         side[_OUTPUT] = pool(side["final_norm_out"], engine.pooling)

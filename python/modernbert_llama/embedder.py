@@ -220,7 +220,10 @@ class Embedder:
 
         Each is float32 of shape (n_tokens, width).
         """
-        return dict(self._engine.activations(ids))
+        found = dict(self._engine.activations(ids))
+        if "result_embd_pooled" in found:  # without pooling llama.cpp renames the final norm's output
+            found["final_norm_out"] = found.pop("result_embd_pooled")
+        return found
 
     def _choose_prompt(self, prompt_name: str | None, prompt: str | None) -> str:
         if prompt is not None:
