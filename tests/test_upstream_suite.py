@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -41,6 +42,7 @@ def test_operations(programs: Path, op: str) -> None:
     # the CPU backend against the reference implementation, which runs the same op by another path
     output = run(programs / "test-backend-ops", "test", "-o", op, "-b", "CPU")
     assert "FAIL" not in output
+    assert re.search(r"\b([1-9]\d*)/\1 tests passed", output)
 
 
 def test_architectures(programs: Path) -> None:

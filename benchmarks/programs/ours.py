@@ -1,0 +1,48 @@
+"""This project: ``modernbert_llama.Embedder``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from modernbert_llama import Embedder
+
+from benchmarks.programs.base import Program
+
+if TYPE_CHECKING:
+    from modernbert_llama.convert import OutType
+    from numpy.typing import NDArray
+
+    from benchmarks.programs import ProgramSpec
+    from benchmarks.shapes import Files
+
+__all__ = ["PROGRAM"]
+
+
+class Ours(Program):
+    """Packs texts by itself; ``at_once`` matters only below the number of rows."""
+
+    def __init__(self, spec: ProgramSpec, files: Files, n_threads: int) -> None:
+        self._file = files.gguf(cast("OutType", spec.type))
+        self._n_threads = n_threads
+        self._model = Embedder(self._file, n_threads=n_threads)
+
+    @classmethod
+    def prepare(cls, spec: ProgramSpec, files: Files) -> None:
+        files.gguf(cast("OutType", spec.type))
+
+    def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
+        parts = [self._model.embed_tokens(ids[i : i + at_once]) for i in range(0, len(ids), at_once)]
+        return np.concatenate(parts)
+
+    def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
+        del at_once
+        return self._model.embed(texts)
+
+    def rest(self) -> None:
+        del self._model
+        self._model = Embedder(self._file, n_threads=self._n_threads)
+
+
+PROGRAM = Ours

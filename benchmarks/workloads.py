@@ -1,0 +1,96 @@
+"""What every program is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from modernbert_llama.synthetic import CheckpointSpec, token_ids
+
+from benchmarks.texts import english_texts
+
+__all__ = ["BATCHES", "FULL", "QUERY", "QUICK", "Plan", "Workload"]
+
+Kind = Literal["batch", "query", "texts", "packing"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """``rows`` texts.
+
+    ``length`` is the tokens of each; 0 means English texts for the text API. ``packing`` workloads are run by our own
+    programs only, and ``at_once`` (0: all) fixes how many rows go into one call.
+    """
+
+    kind: Kind
+    rows: int
+    length: int = 0
+    at_once: int = 0
+
+    @property
+    def name(self) -> str:
+        """A short name, unique in a plan."""
+        if self.kind == "texts":
+            return f"{self.rows} texts"
+        suffix = "" if self.kind != "packing" else " one by one" if self.at_once else " packed"
+        return f"{self.rows}x{self.length}{suffix}"
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a pass takes seconds and gigabytes: then programs give their memory back after each turn."""
+        return self.length > 4096
+
+    def ids(self, spec: CheckpointSpec) -> list[list[int]]:
+        """The token ids of each row."""
+        return [token_ids(spec, self.length, seed) for seed in range(self.rows)]
+
+    def texts(self) -> list[str]:
+        """The English texts of a ``texts`` workload."""
+        return english_texts(self.rows)
+
+    def packings(self) -> list[int]:
+        """Rows a call that are worth trying: all, about 512 tokens, one."""
+        if self.at_once or self.kind in ("query", "packing"):
+            return [self.at_once or self.rows]
+        if self.kind == "texts":
+            return [32, 8, 1]
+        return sorted({self.rows, min(self.rows, max(1, 512 // self.length)), 1}, reverse=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured. ``fresh`` is how often each program is started anew; ``turn`` is seconds a turn."""
+
+    workloads: Sequence[Workload]
+    rounds: int
+    fresh: int
+    memory_length: int
+    turn: float
+    tune: bool
+
+
+QUERY: Final = Workload("query", 1, 16)
+BATCHES: Final = tuple(
+    Workload("batch", rows, length)
+    for rows, length in ((32, 16), (16, 128), (8, 256), (4, 512), (1, 2048), (1, 8192))
+)
+_PACKING: Final = (Workload("packing", 64, 128), Workload("packing", 64, 128, at_once=1))
+
+FULL: Final = Plan(
+    workloads=(QUERY, *BATCHES[:-1], Workload("texts", 64), *_PACKING, BATCHES[-1]),
+    rounds=5,
+    fresh=3,
+    memory_length=8192,
+    turn=0.5,
+    tune=True,
+)
+QUICK: Final = Plan(
+    workloads=(QUERY, Workload("batch", 32, 16), Workload("batch", 4, 128), Workload("batch", 1, 512),
+               Workload("texts", 8)),
+    rounds=2,
+    fresh=1,
+    memory_length=512,
+    turn=0.0,
+    tune=False,
+)
