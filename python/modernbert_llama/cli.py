@@ -69,7 +69,7 @@ def embed(
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
     max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads (default: every processor).")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads (default: the physical cores that may be used).")] = None,
 ) -> None:
     """Embed texts."""
     from modernbert_llama.embed_files import embed_to, read_texts

@@ -18,6 +18,7 @@ from modernbert_llama.cache import converted
 from modernbert_llama.errors import InputError, ModelFileError, ModelNotFoundError, TooLongError, TruncationWarning
 from modernbert_llama.model_info import ModelInfo
 from modernbert_llama.native import Engine
+from modernbert_llama.threads import default_threads
 from modernbert_llama.tokenizer import HuggingFaceTokenizer, LlamaTokenizer, Tokenizer, check_text
 
 __all__ = ["Embedder", "embed"]
@@ -28,19 +29,12 @@ DType = Literal["f32", "f16", "bf16", "q8_0"]
 _TOKENIZE_CHUNK = 1024  # texts handed to the tokenizer at once, so that Ctrl-C is heard between
 
 
-def default_threads() -> int:
-    """The number of processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class Embedder:
     """A ModernBERT embedding model.
 
     Args:
         model: a GGUF file, a local Hugging Face folder, or a hub id. Folders and ids are converted once, into a cache.
-        n_threads: threads of one forward pass; by default every processor that the process may use.
+        n_threads: threads of one forward pass; by default the physical cores that the process may use.
         n_gpu_layers: layers to offload, in a build with a GPU backend.
         pooling: "cls", "mean" or "last" in place of the model's own.
         tokenizer: a ``tokenizer.json`` in place of the one in the file, or "llama" for llama.cpp's own tokenizer.
