@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard src/*) $(wildcard patches/*/*) patches/upstreams.json
 
-.PHONY: demo test test-slow parity parity-table lint check clean
+.PHONY: demo test test-slow parity parity-table bench bench-quick lint check clean
 
 demo: $(VENV)/installed
 	$(BIN)/modernbert-llama demo
@@ -21,6 +21,12 @@ parity: $(VENV)/installed-compare
 
 parity-table: $(VENV)/installed
 	$(BIN)/python tests/parity_table.py
+
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks --quick
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/clang-format --dry-run --Werror src/*
@@ -42,6 +48,11 @@ $(VENV)/installed: $(VENV)/bin/python $(NATIVE)
 $(VENV)/installed-compare: $(VENV)/installed
 	$(BIN)/python -m pip install -q '$(TORCH)'
 	$(BIN)/python -m pip install -q 'modernbert-llama[compare]' sentence-transformers
+	touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/python -m pip install -q '$(TORCH)'
+	$(BIN)/python -m pip install -q 'modernbert-llama[bench]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

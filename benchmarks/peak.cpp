@@ -11,7 +11,7 @@
 #include <vector>
 
 #if defined(__x86_64__)
-#    include <immintrin.h>
+#include <immintrin.h>
 #endif
 
 #if defined(__AVX512F__)
@@ -55,7 +55,7 @@ static long run_f32() {
 }
 
 #if defined(__AVX512BF16__)
-#    define HAVE_BF16
+#define HAVE_BF16
 static long run_bf16() {
     __m512i a = _mm512_set1_epi32(0x3f003f00), b = a; // 0.5
     keep(a);
@@ -66,7 +66,7 @@ static long run_bf16() {
 #endif
 
 #if defined(__AVX512VNNI__)
-#    define HAVE_INT8
+#define HAVE_INT8
 static long run_int8() {
     __m512i a = _mm512_set1_epi8(3), b = a;
     keep(a);
@@ -75,7 +75,7 @@ static long run_int8() {
     return 2 * 64;
 }
 #elif defined(__AVXVNNI__)
-#    define HAVE_INT8
+#define HAVE_INT8
 static long run_int8() {
     __m256i a = _mm256_set1_epi8(3), b = a;
     keep(a);

@@ -9,7 +9,8 @@ __all__ = ["english_texts"]
 
 _SHORTEST, _LONGEST = 12, 220  # words
 
-_WORDS: Final = """
+_WORDS: Final = tuple(
+    """
 a about above across after again against air all almost alone along already also although always among an and animal
 another answer any apple are around as ask at away back bank be because become bed been before began behind being
 below best better between big bird black blue boat body book both bottom box boy bread bridge bring brother brought
@@ -38,7 +39,8 @@ train travel tree true try turn twelve two under understand university until up 
 voice wait walk wall want war warm was watch water way we weather week well went were west what when where which while
 white who whole why wide will wind window winter wish with without woman wood word work world would write written
 year yellow yes yesterday yet you young
-""".split()
+""".split()  # noqa: SIM905
+)
 
 
 def english_texts(n: int, seed: int = 0) -> list[str]:

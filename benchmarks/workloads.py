@@ -60,20 +60,22 @@ class Workload:
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured. ``fresh`` is how often each program is started anew; ``turn`` is seconds a turn."""
+    """How much is measured. ``fresh`` is how often each program is started anew; ``turn`` is seconds a turn.
+
+    Each packing is tried ``tries`` times; with 0 only those of texts are, once.
+    """
 
     workloads: Sequence[Workload]
     rounds: int
     fresh: int
     memory_length: int
     turn: float
-    tune: bool
+    tries: int
 
 
 QUERY: Final = Workload("query", 1, 16)
 BATCHES: Final = tuple(
-    Workload("batch", rows, length)
-    for rows, length in ((32, 16), (16, 128), (8, 256), (4, 512), (1, 2048), (1, 8192))
+    Workload("batch", rows, length) for rows, length in ((32, 16), (16, 128), (8, 256), (4, 512), (1, 2048), (1, 8192))
 )
 _PACKING: Final = (Workload("packing", 64, 128), Workload("packing", 64, 128, at_once=1))
 
@@ -83,14 +85,19 @@ FULL: Final = Plan(
     fresh=3,
     memory_length=8192,
     turn=0.5,
-    tune=True,
+    tries=2,
 )
 QUICK: Final = Plan(
-    workloads=(QUERY, Workload("batch", 32, 16), Workload("batch", 4, 128), Workload("batch", 1, 512),
-               Workload("texts", 8)),
+    workloads=(
+        QUERY,
+        Workload("batch", 16, 16),
+        Workload("batch", 4, 128),
+        Workload("batch", 1, 512),
+        Workload("texts", 6),
+    ),
     rounds=2,
     fresh=1,
     memory_length=512,
     turn=0.0,
-    tune=False,
+    tries=0,
 )

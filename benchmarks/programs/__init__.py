@@ -33,6 +33,11 @@ class ProgramSpec:
         return f"{self.label or self.family}-{self.type}"
 
     @property
+    def has_files(self) -> bool:
+        """Whether it reads more than the checkpoint."""
+        return self.family != "transformers"
+
+    @property
     def precision(self) -> Precision:
         """What it is compared within, and the peak that is its ceiling."""
         return "f32" if self.type == "f32" else "bf16" if self.type == "bf16" else "int8"

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from benchmarks.programs import ProgramSpec
     from benchmarks.shapes import Files
+    from benchmarks.workloads import Workload
 
-__all__ = ["PaddedProgram", "Program"]
+__all__ = ["PaddedProgram", "Program", "padding_tokenizer"]
 
 
 class Program(ABC):
@@ -36,8 +37,13 @@ class Program(ABC):
     def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
         """Embed texts through the program's public API, ``at_once`` a call where it leaves that to the caller."""
 
+    def packings(self, workload: Workload) -> list[int]:
+        """The values of ``at_once`` worth trying; the fastest is then measured."""
+        return workload.packings()
+
     def rest(self) -> None:
-        """Give back the memory that the next call can take again."""
+        """Give back the memory that the next call can take again, where there is any to give."""
+        return
 
 
 class PaddedProgram(Program):

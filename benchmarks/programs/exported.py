@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "calibration_rows", "example"]
 
 
-class Encoder(torch.nn.Module):
+class Encoder(torch.nn.Module):  # type: ignore[misc]
     """transformers' model with pooling, and with masks that trace well for any batch and length.
 
     The mask of the global layers is one row a text; only that of the local layers is a square.
@@ -34,8 +34,10 @@ class Encoder(torch.nn.Module):
         """(rows, tokens) twice -> (rows, width)."""
         there = attention_mask.bool()[:, None, None, :]
         place = torch.arange(input_ids.shape[1])
-        near = ((place[:, None] - place[None, :]).abs() <= self.half_window)[None, None]
-        masks = {"full_attention": there, "sliding_attention": there & near}
+        distance = (place[:, None] - place[None, :]).abs()
+        near, itself = (distance <= self.half_window)[None, None], (distance == 0)[None, None]
+        # padding far behind a text sees itself: a row of nothing would be NaN
+        masks = {"full_attention": there, "sliding_attention": there & near | itself}
         hidden: torch.Tensor = self.model(input_ids, attention_mask=masks).last_hidden_state
         if not self.mean:
             return hidden[:, 0]

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.programs.base import PaddedProgram, padding_tokenizer
+from benchmarks.programs.versions import GRAPH_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,8 @@ class OnnxRuntime(PaddedProgram):
 
 
 def _folder(spec: ProgramSpec, files: Files) -> Path:
-    name = f"onnx-{version('onnx')}-onnxscript-{version('onnxscript')}-transformers-{version('transformers')}"
+    exporter = f"onnxscript-{version('onnxscript')}-transformers-{version('transformers')}"
+    name = f"onnx-{version('onnx')}-{exporter}-graph-{GRAPH_VERSION}"
     plain = files.make(name, lambda path: _export(files, path))
     if spec.type == "f32":
         return plain

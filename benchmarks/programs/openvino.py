@@ -10,6 +10,7 @@ import numpy as np
 import openvino
 
 from benchmarks.programs.base import PaddedProgram, padding_tokenizer
+from benchmarks.programs.versions import GRAPH_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ class OpenVino(PaddedProgram):
 
 
 def _folder(spec: ProgramSpec, files: Files) -> Path:
-    plain = f"openvino-{version('openvino')}-transformers-{version('transformers')}"
+    plain = f"openvino-{version('openvino')}-transformers-{version('transformers')}-graph-{GRAPH_VERSION}"
     if spec.type != "int8":
         return files.make(plain, lambda path: _export(files, path))
     return files.make(f"{plain}-nncf-{version('nncf')}", lambda path: _quantize(files, files.folder / plain, path))

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
     from benchmarks.programs import ProgramSpec
     from benchmarks.shapes import Files
+    from benchmarks.workloads import Workload
 
 __all__ = ["PROGRAM"]
 
 
 class Ours(Program):
-    """Packs texts by itself; ``at_once`` matters only below the number of rows."""
+    """Packs texts by itself, whatever it is given at once."""
 
     def __init__(self, spec: ProgramSpec, files: Files, n_threads: int) -> None:
         self._file = files.gguf(cast("OutType", spec.type))
@@ -39,6 +40,9 @@ class Ours(Program):
     def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
         del at_once
         return self._model.embed(texts)
+
+    def packings(self, workload: Workload) -> list[int]:
+        return [workload.at_once or workload.rows]
 
     def rest(self) -> None:
         del self._model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 
 from benchmarks.programs.base import Program
+from benchmarks.programs.versions import STOCK_VERSION
 
 if TYPE_CHECKING:
     from modernbert_llama.convert import OutType
@@ -20,30 +22,31 @@ if TYPE_CHECKING:
 
     from benchmarks.programs import ProgramSpec
     from benchmarks.shapes import Files
+    from benchmarks.workloads import Workload
 
-__all__ = ["PROGRAM", "VERSION"]
+__all__ = ["PROGRAM"]
 
-VERSION: Final = "0.3.36"
-_FOLDER: Final = Path(__file__).parents[2] / "build" / f"stock-{VERSION}"
+_FOLDER: Final = Path(__file__).parents[2] / "build" / f"stock-{STOCK_VERSION}"
 
 
 def install() -> Path:
     """A folder with llama-cpp-python as its own build makes it, installed there the first time."""
     if not (_FOLDER / "llama_cpp").is_dir():
         target = _FOLDER.with_name(f"partial-{os.getpid()}-{_FOLDER.name}")
-        command = [sys.executable, "-m", "pip", "install", "-q", "--target", target, f"llama-cpp-python=={VERSION}"]
-        subprocess.run(command, check=True)
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", str(target)]
+        subprocess.run([*pip, f"llama-cpp-python=={STOCK_VERSION}"], check=True)
         target.rename(_FOLDER)
     return _FOLDER
+
+
+sys.path.append(str(install()))  # last: the environment's own numpy stays
+llama_cpp: Any = importlib.import_module("llama_cpp")
 
 
 class Stock(Program):
     """Flash attention on; several sequences in one ``llama_encode``; the context as large as the call."""
 
     def __init__(self, spec: ProgramSpec, files: Files, n_threads: int) -> None:
-        sys.path.append(str(install()))  # last: the environment's own numpy stays
-        import llama_cpp
-
         self._api: Any = llama_cpp.llama_cpp
         self._file = files.gguf(cast("OutType", spec.type))
         self._n_threads = n_threads
@@ -62,7 +65,6 @@ class Stock(Program):
 
     @classmethod
     def prepare(cls, spec: ProgramSpec, files: Files) -> None:
-        install()
         files.gguf(cast("OutType", spec.type))
 
     def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
@@ -76,14 +78,15 @@ class Stock(Program):
             return np.array(self._llama.embed(list(texts)), np.float32)
         return np.array([self._llama.embed(text) for text in texts], np.float32)
 
+    def packings(self, workload: Workload) -> list[int]:
+        return [workload.rows, 1] if workload.kind == "texts" else workload.packings()
+
     def rest(self) -> None:
         if self._context is not None:
             self._api.llama_free(self._context)
         self._context = None
 
     def _open_llama(self, texts: Sequence[str]) -> Any:
-        import llama_cpp
-
         options: dict[str, Any] = {
             "model_path": str(self._file),
             "embedding": True,

@@ -37,11 +37,11 @@ class Transformers(PaddedProgram):
         del spec
         _ = files.checkpoint
 
-    @torch.inference_mode()
     def forward(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Without a mask, which is all ones here: so transformers takes its fastest way."""
         del mask
-        hidden = self._model(input_ids=torch.from_numpy(ids)).last_hidden_state.float()
+        with torch.inference_mode():
+            hidden = self._model(input_ids=torch.from_numpy(ids)).last_hidden_state.float()
         pooled = hidden.mean(dim=1) if self._pooling == "mean" else hidden[:, 0]
         result: NDArray[np.float32] = pooled.numpy()
         return result

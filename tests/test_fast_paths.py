@@ -1,0 +1,90 @@
+"""The fast paths against the plain ones, which environment variables bring back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from models import scratch
+from modernbert_llama import convert
+from modernbert_llama.convert import OutType
+from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
+from numpy.typing import NDArray
+
+SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_NO_PACK", "GGML_CPU_DISABLE_FUSION")
+
+SPECS = {
+    spec.name: spec
+    for spec in (
+        CheckpointSpec("fast-window16", 4, 128, 192, 4, window=16, pooling="mean", seed=70),
+        CheckpointSpec("fast-window128", 4, 256, 160, 4, window=128, pooling="mean", seed=71),
+        CheckpointSpec("fast-all-global", 3, 128, 96, 1, global_every=1, pooling="cls", seed=72),
+        CheckpointSpec("fast-heads-of-80", 3, 320, 96, 4, window=34, pooling="cls", seed=73),
+        CheckpointSpec("fast-odd-rows", 2, 72, 40, 3, window=8, pooling="mean", seed=74),  # rows not packed, head of 24
+    )
+}
+
+# reads texts as rows of token ids, writes their vectors
+EMBED = """
+import sys
+import numpy as np
+from modernbert_llama import Embedder
+data = np.load(sys.argv[2])
+ids = np.split(data["ids"], np.cumsum(data["lengths"])[:-1])
+np.save(sys.argv[3], Embedder(sys.argv[1]).embed_tokens([row.tolist() for row in ids], normalize=False))
+"""
+
+
+def layouts() -> dict[str, list[int]]:
+    """Lengths of the texts of a call."""
+    rng = np.random.default_rng(0)
+    return {
+        "one token": [1],
+        "around the window": [1, 7, 8, 9, 15, 16, 17, 18, 63, 64, 65, 66, 127, 128, 129, 130],
+        "300 sequences": rng.integers(1, 6, 300).tolist(),
+        "random": rng.integers(1, 250, 24).tolist(),
+        "long": [900, 3, 700],
+    }
+
+
+def run(file: Path, ids: list[list[int]], switch: str | None) -> NDArray[np.float32]:
+    source, target = scratch() / "fast-ids.npz", scratch() / "fast-vectors.npy"
+    np.savez(source, ids=np.concatenate(ids), lengths=[len(row) for row in ids])
+    environment = {key: value for key, value in os.environ.items() if key not in SWITCHES}
+    if switch:
+        environment[switch] = "1"
+    command = [sys.executable, "-c", EMBED, str(file), str(source), str(target)]
+    subprocess.run(command, check=True, env=environment, timeout=600)
+    vectors: NDArray[np.float32] = np.load(target)
+    return vectors
+
+
+OUTTYPES: tuple[OutType, ...] = ("f32", "bf16", "q8_0")
+TOLERANCE = {"f32": 1e-6, "bf16": 4e-3, "q8_0": 1.5e-2}
+CASES = [
+    (name, outtype)
+    for name, spec in SPECS.items()
+    for outtype in OUTTYPES
+    if outtype != "q8_0" or spec.hidden % 32 == 0  # llama.cpp has no Q8_0 of other widths
+]
+
+
+@pytest.mark.parametrize(("name", "outtype"), CASES)
+def test_fast_equals_plain(name: str, outtype: OutType) -> None:
+    spec = SPECS[name]
+    file = scratch() / f"{name}-{outtype}.gguf"
+    convert(write_checkpoint(scratch() / f"{name}-{outtype}", spec), file, outtype=outtype, show_progress=False)
+    lengths = [length for layout in layouts().values() for length in layout]
+    ids = [token_ids(spec, length, seed) for seed, length in enumerate(lengths)]
+    fast = run(file, ids, None)
+    for switch in SWITCHES:
+        plain = run(file, ids, switch)
+        error = np.linalg.norm(fast - plain, axis=1) / np.linalg.norm(plain, axis=1)
+        # a sum in another order may round an activation to the next value of 8 bits
+        assert error.max() < TOLERANCE[outtype], switch
+        if outtype == "f32" and switch == "LLAMA_ATTN_DENSE":
+            assert error.max() > 0, f"{switch} changes nothing"
