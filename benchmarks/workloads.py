@@ -54,7 +54,7 @@ class Workload:
         if self.at_once or self.kind in ("query", "packing"):
             return [self.at_once or self.rows]
         if self.kind == "texts":
-            return [32, 8, 1]
+            return [32, 8]
         return sorted({self.rows, min(self.rows, max(1, 512 // self.length)), 1}, reverse=True)
 
 
@@ -81,11 +81,11 @@ _PACKING: Final = (Workload("packing", 64, 128), Workload("packing", 64, 128, at
 
 FULL: Final = Plan(
     workloads=(QUERY, *BATCHES[:-1], Workload("texts", 64), *_PACKING, BATCHES[-1]),
-    rounds=5,
+    rounds=3,
     fresh=3,
     memory_length=8192,
     turn=0.5,
-    tries=2,
+    tries=1,
 )
 QUICK: Final = Plan(
     workloads=(

@@ -142,13 +142,15 @@ void register_batch_plan(py::module_ & m) {
 
 void register_engine(py::module_ & m) {
     py::class_<engine>(m, "Engine")
-        .def(py::init([](const std::string & path, int32_t n_threads, int32_t n_gpu_layers, int32_t n_batch) {
+        .def(py::init([](const std::string & path, int32_t n_threads, int32_t n_gpu_layers, int32_t n_batch,
+                         bool per_channel) {
                  return run([&](const engine::interrupt_fn &) {
-                     return std::make_unique<engine>(path, engine_params{ n_threads, n_gpu_layers, n_batch });
+                     return std::make_unique<engine>(path,
+                                                     engine_params{ n_threads, n_gpu_layers, n_batch, per_channel });
                  });
              }),
              py::arg("path"), py::kw_only(), py::arg("n_threads"), py::arg("n_gpu_layers") = 0,
-             py::arg("n_batch") = 512)
+             py::arg("n_batch") = 512, py::arg("per_channel") = false)
         .def_property_readonly("n_embd", &engine::n_embd)
         .def_property_readonly("n_vocab", &engine::n_vocab)
         .def_property_readonly("n_ctx_train", &engine::n_ctx_train)

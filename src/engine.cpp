@@ -67,6 +67,25 @@ bool capture_callback(ggml_tensor * t, bool ask, void * user_data) {
     return ask ? wanted : true;
 }
 
+ggml_type attention_type(const llama_model * model) {
+    const llama_ftype ftype = llama_model_ftype(model);
+
+    return ftype == LLAMA_FTYPE_MOSTLY_BF16 || ftype == LLAMA_FTYPE_MOSTLY_Q8_0 ? GGML_TYPE_BF16 : GGML_TYPE_F32;
+}
+
+// nullptr if the CPU backend has none
+ggml_backend_buffer_type_t per_channel_buffer_type() {
+    ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
+    if (!dev) {
+        return nullptr;
+    }
+
+    void * get = ggml_backend_reg_get_proc_address(ggml_backend_dev_backend_reg(dev),
+                                                   "ggml_backend_cpu_per_channel_buffer_type");
+
+    return get ? ((ggml_backend_buffer_type_t(*)()) get)() : nullptr;
+}
+
 } // namespace
 
 void engine::context_deleter::operator()(llama_context * ctx) const {
@@ -85,6 +104,17 @@ engine::engine(const std::string & path, const engine_params & params) : path(pa
 
     llama_model_params mparams = llama_model_default_params();
     mparams.n_gpu_layers       = params.n_gpu_layers;
+
+    const llama_model_tensor_buft_override overrides[] = {
+        { "\\.(attn_qkv|attn_output|ffn_gate|ffn_up|ffn_down)\\.weight$", per_channel_buffer_type() },
+        { nullptr, nullptr },
+    };
+    if (params.per_channel) {
+        if (!overrides[0].buft) {
+            throw engine_error(error_kind::INPUT, "per_channel is not possible with this build of llama.cpp");
+        }
+        mparams.tensor_buft_overrides = overrides;
+    }
 
     log_take_error();
     model.reset(llama_model_load_from_file(path.c_str(), mparams));
@@ -121,9 +151,9 @@ engine::context_ptr engine::make_context(uint32_t n_tokens, void * capture) cons
     cparams.attention_type  = LLAMA_ATTENTION_TYPE_NON_CAUSAL;
     cparams.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
 
-    // no half-precision keys and values
-    cparams.type_k = GGML_TYPE_F32;
-    cparams.type_v = GGML_TYPE_F32;
+    // products of attention as exact as those with the weights: never in half precision, in BF16 where the weights are
+    cparams.type_k = attention_type(model.get());
+    cparams.type_v = cparams.type_k;
 
     if (capture) {
         cparams.cb_eval           = capture_callback;

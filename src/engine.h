@@ -17,7 +17,8 @@ struct ggml_tensor;
 struct engine_params {
     int32_t n_threads    = 1;
     int32_t n_gpu_layers = 0;
-    int32_t n_batch      = 512; // tokens a forward pass aims at; a longer text gets a pass of its own
+    int32_t n_batch      = 512;   // tokens a forward pass aims at; a longer text gets a pass of its own
+    bool    per_channel  = false; // Q8_0 products with one scale per row and per token, on the CPU
 };
 
 // one named node of the graph, row-major [n_rows, n_cols]

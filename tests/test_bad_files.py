@@ -108,6 +108,21 @@ def test_weights_that_are_no_numbers(good: Path, tmp_path: Path, value: float) -
         try_it(file)
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_no_numbers(good: Path, tmp_path: Path, value: float, per_channel: bool) -> None:
+    # quantised activations have no NaN of their own
+    def spoil(x: np.ndarray) -> np.ndarray:
+        x = x.copy()
+        x.flat[5] = value
+        return x
+
+    quantised = convert(scratch() / "bad", scratch() / "bad-q8_0.gguf", outtype="q8_0", show_progress=False)
+    file = rewrite(quantised, tmp_path / "x.gguf", tensors={"blk.1.ffn_norm.weight": spoil})
+    with pytest.raises(ModelFileError, match=r"NaN or infinity: tensor 'blk.1.ffn_norm.weight'"):
+        Embedder(file, n_threads=1, per_channel=per_channel).embed(["hello river", ""], normalize=False)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from models import scratch
-from modernbert_llama import convert
+from modernbert_llama import Embedder, convert
 from modernbert_llama.convert import OutType
+from modernbert_llama.errors import InputError
 from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
 from numpy.typing import NDArray
 
-SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_NO_PACK", "GGML_CPU_DISABLE_FUSION")
+SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_ATTN_F32", "GGML_CPU_NO_PACK", "GGML_CPU_DISABLE_FUSION")
 
 SPECS = {
     spec.name: spec
@@ -52,6 +53,7 @@ def layouts() -> dict[str, list[int]]:
 
 
 def run(file: Path, ids: list[list[int]], switch: str | None) -> NDArray[np.float32]:
+    """Vectors of a process of its own: a switch is read once."""
     source, target = scratch() / "fast-ids.npz", scratch() / "fast-vectors.npy"
     np.savez(source, ids=np.concatenate(ids), lengths=[len(row) for row in ids])
     environment = {key: value for key, value in os.environ.items() if key not in SWITCHES}
@@ -88,3 +90,35 @@ def test_fast_equals_plain(name: str, outtype: OutType) -> None:
         assert error.max() < TOLERANCE[outtype], switch
         if outtype == "f32" and switch == "LLAMA_ATTN_DENSE":
             assert error.max() > 0, f"{switch} changes nothing"
+
+
+@pytest.fixture(scope="module")
+def q8_0() -> Path:
+    folder = write_checkpoint(scratch() / "per-channel", SPECS["fast-window128"])
+    return convert(folder, scratch() / "per-channel.gguf", outtype="q8_0", show_progress=False)
+
+
+def test_per_channel(q8_0: Path) -> None:
+    spec = SPECS["fast-window128"]
+    folder = scratch() / "per-channel"
+    exact = Embedder(convert(folder, scratch() / "per-channel-f32.gguf", show_progress=False))
+    ids = [token_ids(spec, length, length) for length in (1, 2, 11, 12, 13, 40, 200)]
+    reference = exact.embed_tokens(ids, normalize=True)
+    blocks = Embedder(q8_0).embed_tokens(ids, normalize=True)
+    channels = Embedder(q8_0, per_channel=True).embed_tokens(ids, normalize=True)
+    distances = [np.sum((vectors - reference) ** 2, axis=1).max() / 2 for vectors in (blocks, channels)]
+    assert distances[1] < 2e-3
+    if "avx2" in Path("/proc/cpuinfo").read_text(encoding="ascii"):
+        assert distances[0] < distances[1], "per_channel changes nothing"
+    # a folder is converted to q8_0 for it
+    again = Embedder(folder, per_channel=True, cache_dir=scratch()).embed_tokens(ids, normalize=True)
+    np.testing.assert_array_equal(again, channels)
+
+
+def test_per_channel_is_for_q8_0(q8_0: Path) -> None:
+    with pytest.raises(InputError, match="q8_0"):
+        Embedder(convert(scratch() / "per-channel", scratch() / "wrong.gguf", show_progress=False), per_channel=True)
+    with pytest.raises(InputError, match="q8_0"):
+        Embedder(scratch() / "per-channel", dtype="f32", per_channel=True)
+    with pytest.raises(InputError, match="n_gpu_layers"):
+        Embedder(q8_0, n_gpu_layers=1, per_channel=True)

@@ -54,7 +54,7 @@ _PACKAGES: Final = {
 PROGRAMS: Final = tuple(
     ProgramSpec(family, kind)
     for family, kinds in (
-        ("ours", ("f32", "bf16", "q8_0")),
+        ("ours", ("f32", "bf16", "q8_0", "int8")),
         ("openvino", ("f32", "bf16", "int8")),
         ("onnxruntime", ("f32", "int8")),
         ("transformers", ("f32", "bf16")),

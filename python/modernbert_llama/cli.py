@@ -70,13 +70,16 @@ def embed(
     truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
     max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads (default: the physical cores that may be used).")] = None,
+    per_channel: Annotated[
+        bool, typer.Option("--per-channel", help="q8_0 products with a scale a row and a token: faster, less exact.")
+    ] = False,
 ) -> None:
     """Embed texts."""
     from modernbert_llama.embed_files import embed_to, read_texts
     from modernbert_llama.embedder import Embedder
 
     texts = read_texts(text or [], input_)
-    embedder = Embedder(model, n_threads=threads)
+    embedder = Embedder(model, n_threads=threads, per_channel=per_channel)
     embed_to(
         output,
         embedder,

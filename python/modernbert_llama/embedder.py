@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -41,6 +42,9 @@ class Embedder:
         dtype: type of the weights when a folder or id is converted: "f32" (default), "f16", "bf16" or "q8_0".
         revision: branch, tag or commit of a hub id.
         cache_dir: where conversions are kept.
+        per_channel: multiply q8_0 weights with one scale a row and one a token, not one per 32 values: faster and less
+            exact (README has both figures). Folders and ids are then converted to "q8_0". On processors without a
+            kernel for it the weights are multiplied as usual.
 
     Safe to use from several threads; they take turns on the model.
 
@@ -63,12 +67,19 @@ class Embedder:
         dtype: DType | None = None,
         revision: str | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        per_channel: bool = False,
     ) -> None:
         if n_threads is None:
             n_threads = default_threads()
-        path = _resolve(model, dtype, revision, cache_dir)
-        self._engine = Engine(str(path), n_threads=n_threads, n_gpu_layers=n_gpu_layers)
+        if per_channel and n_gpu_layers:
+            raise InputError("per_channel is for the CPU: leave out n_gpu_layers")
+        if per_channel and dtype not in (None, "q8_0"):
+            raise InputError(f"per_channel is for q8_0 weights, dtype is {dtype!r}")
+        path = _resolve(model, "q8_0" if per_channel and not _is_file(model) else dtype, revision, cache_dir)
+        self._engine = Engine(str(path), n_threads=n_threads, n_gpu_layers=n_gpu_layers, per_channel=per_channel)
         self._info = ModelInfo.read(path)
+        if per_channel and self._info.metadata.get("general.file_type") != gguf.LlamaFileType.MOSTLY_Q8_0:
+            raise InputError(f"{path}: per_channel is for q8_0 weights, and this file has others")
         if pooling is not None and pooling not in ("cls", "mean", "last"):
             raise InputError(f"pooling is {pooling!r}, expected 'cls', 'mean' or 'last'")
         chosen = pooling or self._info.pooling
@@ -273,11 +284,16 @@ class Embedder:
             )
 
 
+def _is_file(model: str | os.PathLike[str]) -> bool:
+    path = Path(model)
+    return path.is_file() or path.suffix == ".gguf"
+
+
 def _resolve(
     model: str | os.PathLike[str], dtype: DType | None, revision: str | None, cache_dir: str | os.PathLike[str] | None
 ) -> Path:
     path = Path(model)
-    if path.is_file() or path.suffix == ".gguf":
+    if _is_file(path):
         if not path.is_file():
             raise ModelNotFoundError(f"{path}: no such file")
         if dtype is not None or revision is not None:
