@@ -110,7 +110,8 @@ def test_weights_that_are_no_numbers(good: Path, tmp_path: Path, value: float) -
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_activations_that_are_no_numbers(good: Path, tmp_path: Path, value: float, per_channel: bool) -> None:
+@pytest.mark.usefixtures("good")
+def test_activations_that_are_no_numbers(tmp_path: Path, value: float, per_channel: bool) -> None:
     # quantised activations have no NaN of their own
     def spoil(x: np.ndarray) -> np.ndarray:
         x = x.copy()
