@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  ?= torch==2.13.0
 NATIVE := pyproject.toml CMakeLists.txt $(wildcard src/*) $(wildcard patches/*/*) patches/upstreams.json
 
-.PHONY: demo test test-slow parity parity-table bench bench-quick lint check clean
+.PHONY: demo test test-slow parity parity-table conformance-table upstream-table tokenizer-table bench bench-quick lint check clean
 
 demo: $(VENV)/installed
 	$(BIN)/modernbert-llama demo
@@ -21,6 +21,15 @@ parity: $(VENV)/installed-compare
 
 parity-table: $(VENV)/installed
 	$(BIN)/python tests/parity_table.py
+
+conformance-table: $(VENV)/installed
+	$(BIN)/python tests/conformance_table.py
+
+upstream-table: $(VENV)/installed
+	$(BIN)/python tests/upstream_table.py
+
+tokenizer-table: $(VENV)/installed-compare
+	$(BIN)/python tests/tokenizer_table.py
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks

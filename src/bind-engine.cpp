@@ -1,13 +1,13 @@
 #include "bind-engine.h"
 
 #include "batch-plan.h"
+#include "bind-run.h"
 #include "engine.h"
-#include "error.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
+#include <optional>
 
 namespace py = pybind11;
 
@@ -15,104 +15,94 @@ namespace {
 
 using ids_list = std::vector<std::vector<int32_t>>;
 
-// Lets Ctrl-C stop native code that runs without the GIL: asked often, it looks at Python's signals every 50 ms.
-// Only Python's main thread handles signals; in any other thread it never stops the run.
-class interrupt_check {
-public:
-    bool operator()() {
-        const auto now = std::chrono::steady_clock::now();
-        if (pending || now - last < std::chrono::milliseconds(50)) {
-            return pending;
-        }
-        last = now;
-
-        py::gil_scoped_acquire gil;
-        pending = PyErr_CheckSignals() != 0;
-        if (pending) {
-            error = std::make_unique<py::error_already_set>();
-        }
-        return pending;
-    }
-
-    // the exception that the signal handler raised (KeyboardInterrupt)
-    void rethrow() {
-        if (error) {
-            throw *error;
-        }
-    }
-
-private:
-    std::chrono::steady_clock::time_point  last = std::chrono::steady_clock::now();
-    std::unique_ptr<py::error_already_set> error;
-    bool                                   pending = false;
-};
-
-[[noreturn]] void raise(const engine_error & e) {
-    const char * name = "ModernBertLlamaError";
-    switch (e.kind) {
-        case error_kind::INPUT:
-            name = "InputError";
-            break;
-        case error_kind::MODEL_FILE:
-            name = "ModelFileError";
-            break;
-        case error_kind::NOT_FOUND:
-            name = "ModelNotFoundError";
-            break;
-        case error_kind::MEMORY:
-            name = "OutOfMemoryError";
-            break;
-        case error_kind::INTERRUPTED:
-            name = "ModernBertLlamaError";
-            break;
-    }
-    // a damaged file may put bytes into the message that are no UTF-8
-    const std::string what = e.what();
-    const auto        message =
-        py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(what.data(), (py::ssize_t) what.size(), "replace"));
-    PyErr_SetObject(py::module_::import("modernbert_llama.errors").attr(name).ptr(), message.ptr());
-    throw py::error_already_set();
-}
-
-// run a native call without the GIL, with Ctrl-C, and turn its errors into Python's
-template <typename F> auto run(F && f) {
-    interrupt_check            check;
-    const engine::interrupt_fn interrupt = [&check] { return check(); };
-    try {
-        py::gil_scoped_release release;
-        return f(interrupt);
-    } catch (const engine_error & e) {
-        check.rethrow();
-        raise(e);
-    } catch (const std::bad_alloc &) {
-        raise(engine_error(error_kind::MEMORY, "out of memory"));
-    } catch (const std::invalid_argument & e) {
-        raise(engine_error(error_kind::INPUT, e.what()));
-    }
-}
-
 py::array_t<float> to_array(std::vector<float> && data, int64_t n_rows, int64_t n_cols) {
     auto *      owned = new std::vector<float>(std::move(data));
     py::capsule free(owned, [](void * p) { delete (std::vector<float> *) p; });
     return py::array_t<float>({ n_rows, n_cols }, owned->data(), free);
 }
 
-py::array_t<float>
-embed(engine & self, const ids_list & ids, const std::string & pooling, const py::object & progress) {
-    py::array_t<float> res({ (py::ssize_t) ids.size(), (py::ssize_t) self.n_embd() });
-    float *            dst = res.mutable_data();
-
-    const engine::progress_fn report = [&progress](int64_t n_done) {
+engine::progress_fn report_to(const py::object & progress) {
+    return [&progress](int64_t n_done) {
         py::gil_scoped_acquire gil;
         if (!progress.is_none()) {
             progress(n_done);
         }
     };
+}
+
+py::array_t<float> embed(engine &                     self,
+                         const ids_list &             ids,
+                         const std::string &          pooling,
+                         const py::object &           progress,
+                         int32_t                      n_skip,
+                         const std::vector<int32_t> & n_unseen) {
+    const auto modes = run([&](const engine::interrupt_fn &) { return pooling_modes_from_name(pooling); });
+
+    py::ssize_t n_rows = 0;
+    for (const auto & seq : ids) {
+        n_rows += (py::ssize_t) pooling_n_rows(modes, (int64_t) seq.size(), n_skip);
+    }
+
+    py::array_t<float> res({ n_rows, (py::ssize_t) modes.size() * self.n_embd() });
+    float *            dst = res.mutable_data();
+
     run([&](const engine::interrupt_fn & interrupt) {
-        self.embed(ids, pooling_mode_from_name(pooling), dst, interrupt, report);
+        self.embed(ids, modes, n_skip, n_unseen, dst, interrupt, report_to(progress));
         return 0;
     });
     return res;
+}
+
+py::array_t<float>
+head_rows(engine & self, const ids_list & ids, const std::optional<ids_list> & rows, const py::object & progress) {
+    const int64_t n_out = run([&](const engine::interrupt_fn &) { return self.load_head(); });
+
+    py::ssize_t n_rows = 0;
+    for (const auto & seq : rows ? *rows : ids) {
+        n_rows += (py::ssize_t) seq.size();
+    }
+
+    py::array_t<float> res({ n_rows, (py::ssize_t) n_out });
+    float *            dst = res.mutable_data();
+    run([&](const engine::interrupt_fn & interrupt) {
+        self.head_rows(ids, rows ? &*rows : nullptr, dst, interrupt, report_to(progress));
+        return 0;
+    });
+    return res;
+}
+
+// rows of a CSR matrix: where each begins, the columns, their values
+py::tuple head_sparse(engine &            self,
+                      const ids_list &    ids,
+                      const std::string & pooling,
+                      bool                log1p_twice,
+                      int32_t             top_k,
+                      const py::object &  progress) {
+    const std::vector<sparse_vector> texts = run([&](const engine::interrupt_fn & interrupt) {
+        if (pooling != "max" && pooling != "sum") {
+            throw engine_error(error_kind::INPUT, "pooling is '" + pooling + "', expected 'max' or 'sum'");
+        }
+        return self.head_sparse(ids, pooling == "max" ? head_pooling::MAX : head_pooling::SUM, log1p_twice, top_k,
+                                interrupt, report_to(progress));
+    });
+
+    py::array_t<int64_t> starts((py::ssize_t) texts.size() + 1);
+    int64_t              n = 0;
+    for (size_t i = 0; i < texts.size(); ++i) {
+        starts.mutable_at(i) = n;
+        n += (int64_t) texts[i].index.size();
+    }
+    starts.mutable_at(texts.size()) = n;
+
+    py::array_t<int32_t> index(n);
+    py::array_t<float>   value(n);
+    int32_t *            dst_index = index.mutable_data();
+    float *              dst_value = value.mutable_data();
+    for (const auto & text : texts) {
+        dst_index = std::copy(text.index.begin(), text.index.end(), dst_index);
+        dst_value = std::copy(text.value.begin(), text.value.end(), dst_value);
+    }
+    return py::make_tuple(starts, index, value);
 }
 
 py::list activations(engine & self, const std::vector<int32_t> & ids) {
@@ -154,20 +144,45 @@ void register_engine(py::module_ & m) {
         .def_property_readonly("n_embd", &engine::n_embd)
         .def_property_readonly("n_vocab", &engine::n_vocab)
         .def_property_readonly("n_ctx_train", &engine::n_ctx_train)
-        .def("embed", embed, py::arg("ids"), py::arg("pooling"), py::arg("progress") = py::none())
+        .def("embed", embed, py::arg("ids"), py::arg("pooling"), py::arg("progress") = py::none(),
+             py::arg("n_skip") = 0, py::arg("n_unseen") = std::vector<int32_t>())
         .def(
-            "hidden",
-            [](engine & self, const std::vector<int32_t> & ids) {
-                return to_array(
-                    run([&](const engine::interrupt_fn & interrupt) { return self.hidden(ids, interrupt); }),
-                    (int64_t) ids.size(), self.n_embd());
+            "load_head",
+            [](engine & self, bool maxima) {
+                return run([&](const engine::interrupt_fn &) { return self.load_head(maxima); });
             },
-            py::arg("ids"))
+            py::kw_only(), py::arg("maxima") = false)
+        .def_property_readonly("head_screened", &engine::head_screened)
+        .def("head_rows", head_rows, py::arg("ids"), py::arg("rows") = py::none(), py::arg("progress") = py::none())
+        .def("head_sparse", head_sparse, py::arg("ids"), py::arg("pooling") = "max", py::arg("log1p_twice") = false,
+             py::arg("top_k") = 0, py::arg("progress") = py::none())
         .def("activations", activations, py::arg("ids"))
         .def(
-            "tokenize",
-            [](const engine & self, const std::string & text) {
-                return run([&](const engine::interrupt_fn &) { return self.tokenize(text); });
+            "profile",
+            [](engine & self, const ids_list & ids, int32_t n_passes) {
+                py::list res;
+                for (const auto & node : run([&](const engine::interrupt_fn & interrupt) {
+                         return self.profile(ids, n_passes, interrupt);
+                     })) {
+                    res.append(py::make_tuple(node.name, node.op, node.n_flops, node.seconds));
+                }
+                return res;
             },
-            py::arg("text"));
+            py::arg("ids"), py::arg("n_passes") = 1)
+        .def(
+            "tokenize",
+            [](const engine & self, const std::string & text, bool add_special, bool parse_special) {
+                return run(
+                    [&](const engine::interrupt_fn &) { return self.tokenize(text, add_special, parse_special); });
+            },
+            py::arg("text"), py::arg("add_special") = true, py::arg("parse_special") = true)
+        .def(
+            "detokenize",
+            [](const engine & self, const std::vector<int32_t> & ids, bool special) {
+                return py::bytes(run([&](const engine::interrupt_fn &) { return self.detokenize(ids, special); }));
+            },
+            py::arg("ids"), py::arg("special") = false)
+        .def_property_readonly("token_bos", &engine::token_bos)
+        .def_property_readonly("token_eos", &engine::token_eos)
+        .def_property_readonly("token_nl", &engine::token_nl);
 }

@@ -5,4 +5,5 @@
 void register_engine(pybind11::module_ & m);
 void register_batch_plan(pybind11::module_ & m);
 void register_metadata(pybind11::module_ & m);
+void register_quantize(pybind11::module_ & m);
 void register_log(pybind11::module_ & m);

@@ -52,7 +52,12 @@ void forward(ggml_log_level level, const char * text, void *) {
                 lvl, py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(text, (py::ssize_t) strlen(text), "replace")));
         }
     } catch (py::error_already_set & e) {
-        e.discard_as_unraisable("modernbert_llama log");
+        // Ctrl-C while the callback ran: kept for whoever asks next
+        if (e.matches(PyExc_KeyboardInterrupt)) {
+            PyErr_SetInterrupt();
+        } else {
+            e.discard_as_unraisable("modernbert_llama log");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ enum class error_kind {
     INPUT,       // an argument that cannot be used
     MODEL_FILE,  // a damaged, foreign or incomplete GGUF file
     NOT_FOUND,   // no such file, or one that may not be read
+    OUTPUT,      // a file that cannot be written
     MEMORY,      // the model or its buffers do not fit
     INTERRUPTED, // the caller asked to stop
 };

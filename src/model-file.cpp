@@ -1,6 +1,7 @@
 #include "model-file.h"
 
 #include "error.h"
+#include "ggml-ptr.h"
 #include "log.h"
 
 #include "ggml.h"
@@ -13,23 +14,16 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <stdexcept>
 #include <unordered_set>
 #include <vector>
 
 namespace {
 
-struct gguf_deleter {
-    void operator()(gguf_context * ctx) const { gguf_free(ctx); }
-};
-struct ggml_deleter {
-    void operator()(ggml_context * ctx) const { ggml_free(ctx); }
-};
 struct file_deleter {
     void operator()(FILE * f) const { fclose(f); }
 };
 
-using gguf_ptr = std::unique_ptr<gguf_context, gguf_deleter>;
-using ggml_ptr = std::unique_ptr<ggml_context, ggml_deleter>;
 using file_ptr = std::unique_ptr<FILE, file_deleter>;
 
 // the widest limits that llama.cpp itself can hold
@@ -41,7 +35,6 @@ struct model_file {
     std::string path;
     gguf_ptr    gguf;
     ggml_ptr    meta;
-    std::string arch;
 
     [[noreturn]] void fail(const std::string & msg) const {
         throw engine_error(error_kind::MODEL_FILE, path + ": " + msg);
@@ -66,7 +59,11 @@ struct model_file {
 
         log_take_error();
         ggml_context * meta = nullptr;
-        res.gguf.reset(gguf_init_from_file(path.c_str(), { /*.no_alloc =*/true, /*.ctx =*/&meta }));
+        try {
+            res.gguf.reset(gguf_init_from_file(path.c_str(), { /*.no_alloc =*/true, /*.ctx =*/&meta }));
+        } catch (const std::length_error & e) {
+            log_note(true, e.what()); // an old reader trusts the length of a string
+        }
         res.meta.reset(meta);
         if (!res.gguf) {
             res.fail("the GGUF header is damaged or truncated (" + log_take_error() +
@@ -111,6 +108,25 @@ struct model_file {
         }
     }
 
+    // llama.cpp asserts that the type is one that it knows, and divides by the factor
+    void check_rope_scaling(const std::string & prefix, const std::string & suffix) const {
+        const std::string key  = prefix + "type" + suffix;
+        const std::string type = has(key) ? get_str(key) : "none";
+        if (type != "none" && type != "linear" && type != "yarn") {
+            fail("key '" + key + "' is '" + type + "', expected 'none', 'linear' or 'yarn'");
+        }
+        check_f32(prefix + "factor" + suffix, type != "none" && !suffix.empty());
+        for (const char * name : { "attn_factor", "yarn_beta_fast", "yarn_beta_slow" }) {
+            check_f32(prefix + name + suffix, false);
+        }
+        if (has(prefix + "original_context_length" + suffix)) {
+            get_u32(prefix + "original_context_length" + suffix, 1, 1 << 24);
+        }
+        if (type != "none" && !LLAMA_HAS_ROPE_SCALING_SWA) {
+            fail("key '" + key + "' is '" + type + "': this llama.cpp lacks the patch for RoPE scaling");
+        }
+    }
+
     std::string get_str(const std::string & key) const {
         const int64_t id = gguf_find_key(gguf.get(), key.c_str());
         if (id < 0 || gguf_get_kv_type(gguf.get(), id) != GGUF_TYPE_STRING) {
@@ -129,17 +145,86 @@ struct model_file {
         return gguf_get_arr_n(gguf.get(), id);
     }
 
+    bool get_bool(const std::string & key, bool fallback) const {
+        const int64_t id = gguf_find_key(gguf.get(), key.c_str());
+        if (id < 0) {
+            return fallback;
+        }
+        if (gguf_get_kv_type(gguf.get(), id) != GGUF_TYPE_BOOL) {
+            fail("key '" + key + "' is not a boolean");
+        }
+        return gguf_get_val_bool(gguf.get(), id);
+    }
+
     void check_vocab(int64_t n_vocab) const {
-        if (get_str("tokenizer.ggml.model") != "gpt2") {
-            fail("key 'tokenizer.ggml.model' is not 'gpt2'");
+        const std::string model = get_str("tokenizer.ggml.model");
+
+        static const char * special[] = { "bos", "eos", "unknown", "seperator", "padding", "cls", "mask" };
+        for (const char * name : special) {
+            const std::string key = std::string("tokenizer.ggml.") + name + "_token_id";
+            if (has(key)) {
+                get_u32(key, 0, n_vocab - 1);
+            }
         }
 
+        if (model == "none" || model == "no_vocab") {
+            get_u32(get_str("general.architecture") + ".vocab_size", n_vocab, n_vocab);
+            return;
+        }
+        if (model != "gpt2" && model != "gemma4" && model != "llama" && model != "t5" && model != "bert") {
+            fail("key 'tokenizer.ggml.model' is '" + model +
+                 "', expected 'gpt2', 'gemma4', 'llama', 't5', 'bert' or 'none'");
+        }
+
+        const std::unordered_set<std::string> tokens = check_tokens(n_vocab);
+
+        if (model == "gpt2" || model == "gemma4") {
+            get_arr_n("tokenizer.ggml.merges", GGUF_TYPE_STRING);
+        }
+        if (model == "llama") {
+            // any byte of a text may have to become one of these
+            static const char * hex = "0123456789ABCDEF";
+            for (int b = 0; b < 256; ++b) {
+                const std::string token = std::string("<0x") + hex[b >> 4] + hex[b & 15] + ">";
+                if (tokens.find(token) == tokens.end()) {
+                    fail("key 'tokenizer.ggml.tokens' lacks the token '" + token + "'");
+                }
+            }
+        }
+        if (model == "t5") {
+            require_id("unknown");
+        }
+
+        // llama.cpp asserts that a token which it is to add exists
+        const std::string pre   = has("tokenizer.ggml.pre") ? get_str("tokenizer.ggml.pre") : "";
+        const bool        gemma = model == "gemma4" || pre == "gemma4" || pre == "granite-embed-multi-311m";
+        if (model == "bert") {
+            require_id("bos");
+            require_id("seperator");
+        } else if (model == "t5" || gemma) {
+            if (gemma || get_bool("tokenizer.ggml.add_bos_token", false)) {
+                require_id("bos");
+            }
+            if (get_bool("tokenizer.ggml.add_eos_token", model == "t5")) {
+                require_id("eos");
+            }
+        }
+    }
+
+    void require_id(const std::string & name) const {
+        const std::string key = "tokenizer.ggml." + name + "_token_id";
+        if (!has(key)) {
+            fail("key '" + key + "' is missing");
+        }
+    }
+
+    // the texts of the tokens: llama.cpp asserts that every one is another
+    std::unordered_set<std::string> check_tokens(int64_t n_vocab) const {
         const int64_t n_tokens = get_arr_n("tokenizer.ggml.tokens", GGUF_TYPE_STRING);
         if (n_tokens != n_vocab) {
             fail("key 'tokenizer.ggml.tokens' holds " + std::to_string(n_tokens) + " tokens, but the embedding has " +
                  std::to_string(n_vocab) + " rows");
         }
-        // llama.cpp asserts that every token is another
         const int64_t                   id_tokens = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
         std::unordered_set<std::string> seen;
         for (int64_t i = 0; i < n_tokens; ++i) {
@@ -150,15 +235,7 @@ struct model_file {
         if (has("tokenizer.ggml.token_type") && get_arr_n("tokenizer.ggml.token_type", GGUF_TYPE_INT32) != n_vocab) {
             fail("key 'tokenizer.ggml.token_type' does not have one entry a token");
         }
-        get_arr_n("tokenizer.ggml.merges", GGUF_TYPE_STRING);
-
-        static const char * special[] = { "bos", "eos", "unknown", "seperator", "padding", "cls", "mask" };
-        for (const char * name : special) {
-            const std::string key = std::string("tokenizer.ggml.") + name + "_token_id";
-            if (has(key)) {
-                get_u32(key, 0, n_vocab - 1);
-            }
-        }
+        return seen;
     }
 
     void check_tensor(std::map<std::string, const ggml_tensor *> & found,
@@ -178,10 +255,49 @@ struct model_file {
             fail("tensor '" + name + "' has the shape [" + std::to_string(t->ne[0]) + ", " + std::to_string(t->ne[1]) +
                  "], expected [" + std::to_string(ne0) + ", " + std::to_string(ne1) + "]");
         }
-        if (ne1 == 1 && t->type != GGML_TYPE_F32) {
+        // a matrix of one row is no vector
+        if (ne1 == 1 && t->type != GGML_TYPE_F32 && name != "cls.output.weight") {
             fail("tensor '" + name + "' is " + ggml_type_name(t->type) + ", expected f32");
         }
         found.erase(it);
+    }
+
+    // weights of the head that llama.cpp must not see, or cannot hold
+    void check_head_array(const std::string & name, int64_t n) const {
+        const std::string key = "modernbert_llama.head." + name;
+        if (has(key) && get_arr_n(key, GGUF_TYPE_FLOAT32) != n) {
+            fail("key '" + key + "' does not have " + std::to_string(n) + " values");
+        }
+    }
+
+    // the head of a reranker, a classifier or a masked language model beside the encoder
+    void check_head(std::map<std::string, const ggml_tensor *> & found,
+                    const std::string &                          arch,
+                    int64_t                                      n_embd,
+                    int64_t                                      n_vocab) const {
+        const std::string key_labels = arch + ".classifier.output_labels";
+        const int64_t     n_labels   = has(key_labels) ? get_arr_n(key_labels, GGUF_TYPE_STRING) : 1;
+
+        check_tensor(found, "cls.weight", n_embd, n_embd, false);
+        check_tensor(found, "cls.bias", n_embd, 1, false);
+        check_tensor(found, "cls.norm.weight", n_embd, 1, false);
+        check_tensor(found, "cls.norm.bias", n_embd, 1, false);
+        check_tensor(found, "cls.output.weight", n_embd, n_labels, false);
+        check_tensor(found, "cls.output.bias", n_labels, 1, false);
+        check_tensor(found, "output.weight", n_embd, n_vocab, false);
+        check_head_array("cls.weight", n_embd * n_embd);
+        check_head_array("cls.bias", n_embd);
+        check_head_array("cls.norm.weight", n_embd);
+        check_head_array("cls.norm.bias", n_embd);
+        check_head_array("cls.output.weight", n_embd * n_labels);
+        check_head_array("cls.output.bias", n_labels);
+        check_head_array("decoder.bias", n_vocab);
+
+        for (const char * key : { "modernbert_llama.task", "modernbert_llama.head.activation" }) {
+            if (has(key)) {
+                get_str(key);
+            }
+        }
     }
 };
 
@@ -216,9 +332,8 @@ void model_file_check(const std::string & path) {
     if (mf.has(key_window)) {
         mf.get_u32(key_window, 0, std::numeric_limits<int32_t>::max());
     }
-    if (mf.has(key("rope.scaling.type")) && mf.get_str(key("rope.scaling.type")) != "none") {
-        mf.fail("key '" + key("rope.scaling.type") + "' is not 'none': RoPE scaling is not supported");
-    }
+    mf.check_rope_scaling(key("rope.scaling."), "");
+    mf.check_rope_scaling(key("rope.scaling."), "_swa");
     if (mf.has(key("pooling_type"))) {
         mf.get_u32(key("pooling_type"), 0, 4);
     }
@@ -315,11 +430,10 @@ void model_file_check(const std::string & path) {
         check(blk + "ffn_down", n_ff, n_embd);
     }
 
-    for (const auto & it : found) {
-        // the classification head of a reranker may stand beside the encoder
-        if (it.first.compare(0, 3, "cls") != 0) {
-            mf.fail("tensor '" + it.first + "' does not belong to this architecture");
-        }
+    mf.check_head(found, arch, n_embd, n_vocab);
+
+    if (!found.empty()) {
+        mf.fail("tensor '" + found.begin()->first + "' does not belong to this architecture");
     }
 }
 

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m) {
     register_batch_plan(m);
     register_metadata(m);
     register_engine(m);
+    register_quantize(m);
 }

@@ -1,6 +1,6 @@
 """Make tests/golden/ with transformers in float64: ``python tests/make_golden.py [NAME ...]``, with the compare extra.
 
-Names are those of specs.py, ``demo`` and ``tokens``; none means all. ``--vocab GGUF`` is llama.cpp's
+Names are those of specs.py, ``demo``, ``tokens`` and ``steps``; none means all. ``--vocab GGUF`` is llama.cpp's
 ggml-vocab-gpt-neox.gguf, which ``tokens`` needs for the full-size tokenizer.
 """
 
@@ -88,6 +88,45 @@ def make_tokens(vocab_gguf: Path) -> None:
     (GOLDEN / "token_ids.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
+def make_steps() -> None:
+    """Write what torch's activations and sentence-transformers' similarities and quantisation give on a few vectors."""
+    from modernbert_llama.precision import PRECISIONS
+    from modernbert_llama.similarity import SIMILARITIES
+    from modernbert_llama.steps import ACTIVATIONS
+    from sentence_transformers import SimilarityFunction, quantize_embeddings
+
+    inputs = np.concatenate([np.linspace(-30, 30, 13), np.linspace(-2, 2, 17), [0.5, -0.5]]).reshape(4, 8)
+    embeddings = np.random.RandomState(7).standard_normal((20, 12)).astype(np.float32)
+    ranges = np.stack([np.full(12, -1.5), np.full(12, 2.0)])
+    tensor = torch.from_numpy(inputs)
+
+    def activated(name: str) -> list[list[float]]:
+        # the one that is transformers' own is torch's with an argument
+        module = torch.nn.GELU(approximate="tanh") if name == "GELUTanh" else getattr(torch.nn, name)()
+        result: list[list[float]] = module.eval()(tensor).tolist()
+        return result
+
+    content = {
+        "made_by": "tests/make_golden.py: torch in float64, sentence-transformers' quantize_embeddings",
+        "inputs": inputs.tolist(),
+        "activations": {name: activated(name) for name in ACTIVATIONS},
+        "similarities": {
+            name: SimilarityFunction.to_similarity_fn(name)(tensor[:1], tensor).tolist() for name in SIMILARITIES
+        },
+        "embeddings": embeddings.tolist(),
+        "ranges": ranges.tolist(),
+        "quantized": {
+            precision: [
+                quantize_embeddings(embeddings, precision).tolist(),
+                quantize_embeddings(embeddings, precision, ranges=ranges).tolist(),
+            ]
+            for precision in PRECISIONS
+            if precision != "float32"
+        },
+    }
+    (GOLDEN / "steps.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("names", nargs="*")
@@ -95,13 +134,15 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
-    for name in options.names or [*SPECS, "demo", "tokens"]:
+    for name in options.names or [*SPECS, "demo", "tokens", "steps"]:
         start = time.perf_counter()
         print(name, flush=True)
         if name == "demo":
             make_demo()
         elif name == "tokens":
             make_tokens(options.vocab)
+        elif name == "steps":
+            make_steps()
         else:
             make_vectors(SPECS[name])
         print(f"  {time.perf_counter() - start:.0f} s", flush=True)

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 GOLDEN: Final = Path(__file__).parent / "golden"
 POOLINGS: Final = ("cls", "mean", "last")  # the rows of every golden array
 
+HEAD_SIZES: Final = (48, 80, 96, 112, 128)  # beside 32 and 64, which the others have
+
 _PROMPTS: Final = (("query", "search_query: "), ("document", "search_document: "))
+# mmBERT-32K's, on fewer positions
+_YARN: Final = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+_LINEAR: Final = {"rope_type": "linear", "factor": 3.0}
 _S, _F = "sliding_attention", "full_attention"
 
 
@@ -48,6 +53,38 @@ SPECS: Final = {
         ),
         _small("stored-f16", 17, stored="F16", pooling="mean"),
         _small("stored-bf16", 18, stored="BF16", prefix="model.", config_format=4),
+        # RoPE scaling: one for all layers in the older form, then one for each kind of layers
+        _small(
+            "yarn",
+            19,
+            local_theta=160000.0,
+            max_positions=1024,
+            config_format=4,
+            global_scaling=_YARN,
+            local_scaling=_YARN,
+        ),
+        _small("linear", 20, config_format=4, global_scaling=_LINEAR, local_scaling=_LINEAR, pooling="mean"),
+        _small("yarn-global", 21, global_scaling=_YARN | {"attention_factor": 1.4, "beta_fast": 16, "beta_slow": 2}),
+        _small(
+            "yarn-local",
+            22,
+            global_scaling=_LINEAR,
+            local_scaling=_YARN | {"factor": 2.5, "beta_fast": 8, "mscale": 2.0, "mscale_all_dim": 0.5},
+            pooling="mean",
+        ),
+        CheckpointSpec(
+            "positions32768",
+            4,
+            64,
+            96,
+            2,
+            local_theta=160000.0,
+            max_positions=32768,
+            global_scaling=_YARN | {"original_max_position_embeddings": 8192},
+            local_scaling=_YARN | {"original_max_position_embeddings": 8192},
+            seed=23,
+        ),
+        *(CheckpointSpec(f"head{size}", 4, 2 * size, 96, 2, pooling="mean", seed=24 + size) for size in HEAD_SIZES),
     )
 }
 
@@ -58,6 +95,9 @@ _SOME_LENGTHS: Final[dict[str, tuple[int, ...]]] = {
     "every2": (*LENGTHS, 8192),
     "window32": (15, 16, 17, 18, 31, 32, 33, 34, *LENGTHS),
     "large": (2, 130, 1000),
+    "positions32768": (130, 1000, 9000, 20000),
+    **{f"head{size}": (2, 130, 513) for size in HEAD_SIZES},
+    **dict.fromkeys(("yarn", "linear", "yarn-global", "yarn-local"), (1, 66, 130, 1000)),
 }
 
 

@@ -138,10 +138,29 @@ def test_activations_that_are_no_numbers(tmp_path: Path, value: float, per_chann
         ("modern-bert.hidden_activation", "quick_gelu"),
         ("modern-bert.pooling_type", 9),
         ("tokenizer.ggml.bos_token_id", 10**6),
-        ("tokenizer.ggml.model", "bert"),
+        ("tokenizer.ggml.model", "rwkv"),
     ],
 )
 def test_keys_out_of_range(good: Path, tmp_path: Path, key: str, value: object) -> None:
     file = rewrite(good, tmp_path / "x.gguf", metadata={key: value})
     with pytest.raises(ModelFileError):
+        try_it(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("type", "longrope"),
+        ("type_swa", "yarn"),  # without its factor
+        ("type_swa", "su"),
+        ("factor", 0.0),
+        ("factor_swa", 2),
+        ("attn_factor", -1.0),
+        ("yarn_beta_fast", float("inf")),
+        ("original_context_length_swa", 0),
+    ],
+)
+def test_rope_scaling_that_cannot_be(good: Path, tmp_path: Path, key: str, value: object) -> None:
+    file = rewrite(good, tmp_path / "x.gguf", added={f"modern-bert.rope.scaling.{key}": value})
+    with pytest.raises(ModelFileError, match=f"rope.scaling.{key if value != 'yarn' else 'factor_swa'}"):
         try_it(file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 import pytest
 from modernbert_llama.checkpoint import Checkpoint, content_sha256, read_checkpoint
 from modernbert_llama.errors import CheckpointError, ModelNotFoundError, UnsupportedError
+from modernbert_llama.rope import Rope, RopeScaling
+from modernbert_llama.steps import Dense, LayerNorm
+from numpy.typing import NDArray
 from tiny_checkpoint import (
     CONFIG_4,
     CONFIG_5,
@@ -43,7 +47,7 @@ def test_both_config_generations_say_the_same(tmp_path: Path, config: dict[str, 
     assert found.name == "tiny"
     c = found.config
     assert (c.vocab_size, c.hidden_size, c.ffn_size, c.n_layers, c.n_heads) == (VOCAB, HIDDEN, FFN, LAYERS, 4)
-    assert (c.global_theta, c.local_theta, c.window, c.max_positions) == (80000.0, 20000.0, 128, 512)
+    assert (c.global_rope, c.local_rope, c.window, c.max_positions) == (Rope(80000.0), Rope(20000.0), 128, 512)
     assert c.norm_eps == 1e-6, "norm_eps, not layer_norm_eps"
     assert c.local_layers == (False, True, True, False)
     assert (c.attention_bias, c.mlp_bias, c.norm_bias) == (False, False, False)
@@ -54,12 +58,18 @@ def test_absent_keys_have_the_defaults_of_transformers(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path)
     edit_json(folder / "config.json", **dict.fromkeys(gone, ...))
     c = read(folder).config
-    assert (c.norm_eps, c.window, c.global_theta, c.local_theta, c.activation) == (1e-5, 128, 160000.0, 10000.0, "gelu")
+    assert (c.norm_eps, c.window, c.global_rope, c.local_rope, c.activation) == (
+        1e-5,
+        128,
+        Rope(160000.0),
+        Rope(10000.0),
+        "gelu",
+    )
     assert c.local_layers == (False, True, True, False)
 
 
 def test_null_local_theta_is_the_global_one(tmp_path: Path) -> None:
-    assert read(write_tiny(tmp_path, CONFIG_4, local_rope_theta=None)).config.local_theta == 80000.0
+    assert read(write_tiny(tmp_path, CONFIG_4, local_rope_theta=None)).config.local_rope == Rope(80000.0)
 
 
 @pytest.mark.parametrize(
@@ -86,17 +96,57 @@ def test_activations(tmp_path: Path, name: str, canonical: str) -> None:
 YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 160000.0}
 
 
+def test_older_rope_scaling_goes_into_both_kinds_of_layers(tmp_path: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128, "beta_fast": 16}
+    config = read(write_tiny(tmp_path, CONFIG_4, rope_scaling=scaling)).config
+    expected = RopeScaling("yarn", 4.0, 128, 0.1 * math.log(4) + 1, 16.0, 1.0)
+    assert (config.global_rope, config.local_rope) == (Rope(80000.0, expected), Rope(20000.0, expected))
+
+
+def test_each_kind_of_layers_has_its_own_rope_scaling(tmp_path: Path) -> None:
+    parameters = {"full_attention": YARN | {"attention_factor": 1.5}, "sliding_attention": {"rope_theta": 3.0}}
+    config = read(write_tiny(tmp_path, rope_parameters=parameters)).config
+    assert config.global_rope == Rope(160000.0, RopeScaling("yarn", 4.0, 512, 1.5))  # original: the positions
+    assert config.local_rope == Rope(3.0)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "expected"),
+    [
+        ({"rope_type": "linear", "factor": 2}, RopeScaling("linear", 2.0)),
+        ({"rope_type": "dynamic", "factor": 2}, None),  # begins beyond the positions
+        ({"rope_type": "default", "type": "yarn", "factor": 4.0}, None),  # saved by transformers 5 from the next one
+        ({"type": "yarn", "factor": 4.0}, None),  # transformers 5 reads rope_type alone here
+        (
+            YARN | {"factor": None, "original_max_position_embeddings": 128, "mscale": 2.0, "mscale_all_dim": 1.0},
+            RopeScaling("yarn", 4.0, 128, (0.2 * math.log(4) + 1) / (0.1 * math.log(4) + 1)),
+        ),
+        (YARN | {"beta_slow": 0, "mscale": 2.0}, RopeScaling("yarn", 4.0, 512, 0.1 * math.log(4) + 1)),
+    ],
+    ids=["linear", "dynamic", "saved again", "type alone", "no factor", "zeros"],
+)
+def test_rope_scaling_as_transformers_resolves_it(
+    tmp_path: Path, scaling: dict[str, Any], expected: RopeScaling | None
+) -> None:
+    folder = write_tiny(tmp_path, rope_parameters=None, layer_types=None, rope_scaling=scaling)
+    assert read(folder).config.local_rope.scaling == expected
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "named"),
     [
         ({"model_type": "bert"}, UnsupportedError, "bert"),
         ({"hidden_activation": "quick_gelu"}, UnsupportedError, "quick_gelu"),
-        ({"architectures": ["ModernBertForSequenceClassification"]}, UnsupportedError, "ForSequenceClassification"),
-        ({"architectures": ["ModernBertForTokenClassification"]}, UnsupportedError, "ForTokenClassification"),
+        ({"architectures": ["ModernBertForSequenceClassification"]}, CheckpointError, "lacks tensor 'head.dense"),
+        ({"architectures": ["ModernBertForTokenClassification"]}, CheckpointError, "lacks tensor 'head.dense"),
         ({"architectures": ["ModernBertForQuestionAnswering"]}, UnsupportedError, "ForQuestionAnswering"),
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedError, "gptq"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, UnsupportedError, "yarn"),
-        ({"rope_parameters": {"full_attention": YARN}}, UnsupportedError, "yarn"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}, UnsupportedError, "llama3"),
+        ({"rope_parameters": {"sliding_attention": YARN | {"long_factor": [1.0]}}}, UnsupportedError, "long_factor"),
+        ({"rope_parameters": {"full_attention": YARN | {"factor": -1}}}, CheckpointError, "factor"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear"}}}, CheckpointError, "factor"),
+        ({"rope_scaling": {"rope_type": "linear", "beta_fast": 1}}, UnsupportedError, "beta_fast"),
+        ({"rope_scaling": {"partial_rotary_factor": 0.5}}, UnsupportedError, "partial_rotary_factor"),
         ({"rope_parameters": {"rope_theta": 1.0}}, UnsupportedError, "rope_theta"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 0}}}, CheckpointError, "rope_theta"),
         ({"layer_types": ["full_attention"]}, CheckpointError, "layer_types"),
@@ -163,7 +213,7 @@ def test_weights_of_every_form(tmp_path: Path, prefix: str, shards: int, dtype: 
             np.testing.assert_array_equal(weight.stored.read((3, 7)), expected[3:7])
 
 
-def test_masked_lm_head_is_left_out_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_masked_lm_head_is_left_out_where_modules_embed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     encoder = make_weights(CONFIG_5)
     head = {
         "head.dense.weight": np.ones((HIDDEN, HIDDEN), np.float32),
@@ -172,8 +222,15 @@ def test_masked_lm_head_is_left_out_and_said_so(tmp_path: Path, caplog: pytest.L
     }
     weights = {f"model.{name}": values for name, values in encoder.items()} | head
     folder = write_tiny(tmp_path, weights=weights, architectures=["ModernBertForMaskedLM"])
+    found = read(folder)
+    assert found.task == "fill-mask"
+    assert found.head is not None
+    assert {weight.name for weight in found.head.weights} == {"cls.weight", "cls.norm.weight", "decoder.bias"}
+    write_modules(folder)
     with caplog.at_level(logging.INFO, "modernbert_llama"):
         found = read(folder)
+    assert found.task == "embedding"
+    assert found.head is None
     assert weight_names(found) == {f"model.{name}" for name in encoder}
     assert "decoder.bias, head.dense.weight, head.norm.weight" in caplog.text
     edit_json(folder / "config.json", architectures=["ModernBertModel"])
@@ -312,7 +369,9 @@ def test_adapter_and_foreign_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("generation", [5, 6])
-@pytest.mark.parametrize(("pooling", "expected"), [("cls", "cls"), ("mean", "mean"), ("lasttoken", "last")])
+@pytest.mark.parametrize(
+    ("pooling", "expected"), [("cls", "cls"), ("mean", "mean"), ("max", "max"), ("lasttoken", "last")]
+)
 @pytest.mark.parametrize("normalize", [False, True])
 def test_pipeline(tmp_path: Path, generation: int, pooling: str, expected: str, normalize: bool) -> None:
     folder = write_tiny(tmp_path)  # its classifier_pooling says mean
@@ -321,6 +380,124 @@ def test_pipeline(tmp_path: Path, generation: int, pooling: str, expected: str, 
     assert (found.pooling, found.normalize) == (expected, normalize)
     assert found.max_seq_length == (200 if generation == 5 else 256)  # sentence_bert_config.json, or the tokenizer's
     assert (found.prompts, found.default_prompt_name, found.truncate_dim, found.matryoshka_dims) == ({}, None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"pooling_mode": ["lasttoken", "cls"]}, "last+cls"),
+        ({"pooling_mode": "mean_sqrt_len_tokens"}, "mean_sqrt_len"),
+        (
+            {"pooling_mode_weightedmean_tokens": True, "pooling_mode_mean_sqrt_len_tokens": True},
+            "mean_sqrt_len+weightedmean",
+        ),
+        (
+            {"pooling_mode_lasttoken": True, "pooling_mode_max_tokens": True, "pooling_mode_cls_token": True},
+            "cls+max+last",
+        ),
+        ({"pooling_mode_cls_token": False}, "mean"),
+    ],
+    ids=str,
+)
+def test_poolings_concatenated(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
+    folder = write_tiny(tmp_path)
+    write_modules(folder)
+    write_json(folder / "1_Pooling" / "config.json", config | {"include_prompt": False})
+    found = read(folder).pipeline
+    assert (found.pooling, found.include_prompt) == (expected, False)
+
+
+def write_behind(folder: Path, *modules: tuple[str, dict[str, Any], dict[str, NDArray[Any]]]) -> Path:
+    """A checkpoint with CLS pooling and ``modules`` behind it: (class path, config, weights)."""
+    write_tiny(folder)
+    write_modules(folder, normalize=False)
+    listing = json.loads((folder / "modules.json").read_text())
+    for index, (kind, config, weights) in enumerate(modules, start=2):
+        where = f"{index}_{kind.rpartition('.')[2]}"
+        listing.append({"idx": index, "name": str(index), "path": where, "type": f"sentence_transformers.{kind}"})
+        write_json(folder / where / "config.json", config)
+        if weights:
+            write_safetensors(folder / where / "model.safetensors", weights)
+    write_json(folder / "modules.json", listing)
+    return folder
+
+
+def array(*shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+DENSE = {
+    "in_features": HIDDEN,
+    "out_features": 8,
+    "bias": True,
+    "activation_function": "torch.nn.modules.activation.GELU",
+}
+DENSE_WEIGHTS = {"linear.weight": array(8, HIDDEN), "linear.bias": array(8)}
+
+
+def test_modules_behind_the_pooling(tmp_path: Path) -> None:
+    second = {"in_features": 8, "out_features": 4, "bias": False, "use_residual": True}
+    folder = write_behind(
+        tmp_path,
+        ("models.Dense", DENSE, DENSE_WEIGHTS),
+        (
+            "sentence_transformer.modules.layer_norm.LayerNorm",
+            {"dimension": 8},
+            {"norm.weight": array(8), "norm.bias": array(8)},
+        ),
+        ("models.Dropout", {"dropout": 0.5}, {}),
+        ("base.modules.dense.Dense", second, {"linear.weight": array(4, 8), "residual.weight": array(4, 8)}),
+        ("models.Normalize", {}, {}),
+    )
+    found = read(folder).pipeline
+    first, norm, last = found.steps
+    assert found.normalize
+    assert isinstance(first, Dense)
+    assert isinstance(norm, LayerNorm)
+    assert isinstance(last, Dense)
+    assert (first.activation, last.activation, last.bias) == ("GELU", "Tanh", None)
+    np.testing.assert_array_equal(first.weight, DENSE_WEIGHTS["linear.weight"])
+    assert last.residual is not None
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=5)
+    with pytest.raises(CheckpointError, match="truncate_dim"):  # the embedding has 4 values
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "weights", "named"),
+    [
+        ({"activation_function": "my.Activation"}, {}, "my.Activation"),
+        ({"activation_function": "torch.nn.modules.activation.GLU"}, {}, "GLU"),
+        ({"module_input_name": "token_embeddings"}, {}, "token_embeddings"),
+        ({"in_features": 16}, {}, "in_features"),
+        ({"out_features": 4}, {}, "linear.weight"),
+        ({"bias": False}, {}, "linear.bias"),
+        ({"gate": True}, {}, "gate"),
+        ({"use_residual": True}, {}, "residual.weight"),
+        ({}, {"extra": array(1)}, "extra"),
+        ({}, {"linear.bias": np.full(8, np.inf, np.float32)}, "linear.bias"),
+    ],
+    ids=str,
+)
+def test_dense_refusals(tmp_path: Path, changes: dict[str, Any], weights: dict[str, NDArray[Any]], named: str) -> None:
+    folder = write_behind(tmp_path, ("models.Dense", DENSE | changes, DENSE_WEIGHTS | weights))
+    with pytest.raises(CheckpointError, match=named):
+        read(folder)
+
+
+def test_dense_in_a_pickle(tmp_path: Path) -> None:
+    folder = write_behind(tmp_path, ("models.Dense", DENSE, {}))
+    (folder / "2_Dense" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UnsupportedError, match="pickle"):
+        read(folder)
+
+
+def test_dense_weights_are_part_of_the_content(tmp_path: Path) -> None:
+    folders = [
+        write_behind(tmp_path / name, ("models.Dense", DENSE, DENSE_WEIGHTS | {"linear.bias": array(8) * scale}))
+        for name, scale in (("a", 1), ("b", 2))
+    ]
+    assert content_sha256(folders[0]) != content_sha256(folders[1])
 
 
 def test_pooling_without_modules_is_the_classifiers(tmp_path: Path) -> None:
@@ -383,11 +560,8 @@ def test_encoder_in_a_sub_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "named"),
     [
-        ("1_Pooling/config.json", {"pooling_mode": "max"}, "'max'"),
-        ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "weightedmean"),
-        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, r"cls \+ mean"),
-        ("1_Pooling/config.json", {"pooling_mode": ..., "pooling_mode_max_tokens": True}, "'max'"),
-        ("1_Pooling/config.json", {"include_prompt": False}, "include_prompt"),
+        ("1_Pooling/config.json", {"pooling_mode": "median"}, "'median'"),
+        ("1_Pooling/config.json", {"pooling_mode": ["cls", "first"]}, "'first'"),
         ("1_Pooling/config.json", {"pooling_mode_new": True}, "pooling_mode_new"),
         ("2_Normalize/config.json", {"module_input_name": "token_embeddings"}, "token_embeddings"),
         ("sentence_bert_config.json", {"do_lower_case": True}, "do_lower_case"),
@@ -395,9 +569,8 @@ def test_encoder_in_a_sub_folder(tmp_path: Path) -> None:
         ("sentence_bert_config.json", {"query_length": 32}, "query_length"),
         ("sentence_bert_config.json", {"processing_kwargs": {"text": {}}}, "processing_kwargs"),
         ("sentence_bert_config.json", {"tokenizer_args": {"do_lower_case": True}}, r"tokenizer_args\.do_lower_case"),
-        ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}, "CrossEncoder"),
-        ("tokenizer_config.json", {"split_special_tokens": True}, "split_special_tokens"),
-        ("tokenizer_config.json", {"truncation_side": "left"}, "truncation_side"),
+        ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}, "not a Dense for scores"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "maxsim"}, "maxsim"),
     ],
     ids=str,
 )
@@ -412,10 +585,10 @@ def test_pipeline_refusals(tmp_path: Path, file: str, changes: dict[str, Any], n
 @pytest.mark.parametrize(
     "kind",
     [
-        "sentence_transformers.models.Dense",
-        "sentence_transformers.base.modules.dense.Dense",
+        "sentence_transformers.models.WordWeights",
+        "sentence_transformers.base.modules.router.Router",
         "pylate.models.Dense.Dense",
-        "sentence_transformers.models.LayerNorm",
+        "sentence_transformers.models.CNN",
         "custom_st.Pooling",
     ],
 )
@@ -523,33 +696,55 @@ def test_tokens_of_the_tokenizer_config_change_the_ids(tmp_path: Path) -> None:
     assert ids.index(4) == plain.index(4) + 1, "[MASK] no longer takes the space before it"
 
 
+ONE = {"SpecialToken": {"id": "[CLS]", "type_id": 0}}
+
+
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "reason"),
     [
         (lambda t: t.update(model={"type": "WordLevel", "vocab": {"[UNK]": 0}, "unk_token": "[UNK]"}), "WordLevel"),
-        (lambda t: t["model"].update(byte_fallback=True), "byte_fallback"),
-        (lambda t: t["model"].update(ignore_merges=True), "ignore_merges"),
-        (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "add_prefix_space"),
+        (lambda t: t["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix"),
+        (lambda t: t["model"].update(merges=[]), "no merges"),
+        (lambda t: t["pre_tokenizer"].update(add_prefix_space=True), "space before the text"),
+        (lambda t: t["pre_tokenizer"].update(use_regex=False), "a split of its own"),
         (lambda t: t.update(pre_tokenizer={"type": "Whitespace"}), "Whitespace"),
-        (lambda t: t.update(pre_tokenizer=None), "none"),
+        (lambda t: t.update(pre_tokenizer=None), "characters"),
         (lambda t: t.update(normalizer={"type": "Lowercase"}), "Lowercase"),
         (lambda t: t.update(normalizer={"type": "Sequence", "normalizers": [{"type": "NFKC"}]}), "NFKC"),
-        (
-            lambda t: t["post_processor"].update(
-                single=[{"SpecialToken": {"id": "[CLS]", "type_id": 0}}] * 2 + [{"Sequence": {"id": "A", "type_id": 0}}]
-            ),
-            "post-processor",
-        ),
+        (lambda t: t["post_processor"].update(single=[ONE, ONE, {"Sequence": {"id": "A", "type_id": 0}}]), "template"),
     ],
 )
-def test_tokenizers_that_llama_cpp_would_run_otherwise(
-    tmp_path: Path, change: Callable[[dict[str, Any]], object], named: str
+def test_a_tokenizer_that_llama_cpp_would_run_otherwise_gets_no_ggml_vocabulary(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
 ) -> None:
     folder = write_tiny(tmp_path)
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     change(tokenizer)
     write_json(folder / "tokenizer.json", tokenizer)
-    with pytest.raises(UnsupportedError, match=named):
+    found = read(folder)
+    assert found.vocabulary.model == "none"
+    assert found.vocabulary.tokens == ()
+    assert reason in str(found.vocabulary.why_none)
+    assert found.tokenizer.json == (folder / "tokenizer.json").read_text(encoding="utf-8")
+
+
+def test_whether_merges_decide_is_asked_only_where_it_changes_ids(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["ignore_merges"] = True
+    write_json(folder / "tokenizer.json", tokenizer)
+    assert read(folder).vocabulary.pre == "modern-bert"  # every token is what its merges make
+    tokenizer["model"]["vocab"]["hello"] = 280  # but this one
+    write_json(folder / "tokenizer.json", tokenizer)
+    assert "GPT-2 split" in str(read(folder).vocabulary.why_none)
+
+
+def test_dropout_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["dropout"] = 0.1
+    write_json(folder / "tokenizer.json", tokenizer)
+    with pytest.raises(UnsupportedError, match="dropout"):
         read(folder)
 
 
@@ -561,9 +756,15 @@ def test_tokenizer_beyond_the_embedding_or_absent(tmp_path: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         read(folder)
-    (folder / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(UnsupportedError, match=r"tokenizer\.model"):
-        read(folder)
+    for name in ("spiece.model", "vocab.txt"):
+        (folder / name).write_bytes(b"")
+        with pytest.raises(UnsupportedError, match=name):
+            read(folder)
+        (folder / name).unlink()
+    for damaged in (b"", b"\x00" * 40):
+        (folder / "tokenizer.model").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"tokenizer\.model"):
+            read(folder)
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
         read(folder)
@@ -584,7 +785,9 @@ def test_content_digest_follows_content_alone(tmp_path: Path) -> None:
     seen.add(content_sha256(second))
     edit_json(second / "tokenizer_config.json", model_max_length=3)
     seen.add(content_sha256(second))
+    (second / "tokenizer.model").write_bytes(b"a SentencePiece model")
+    seen.add(content_sha256(second))
     weights = make_weights(CONFIG_5, seed=1)
     write_safetensors(second / "model.safetensors", weights)
     seen.add(content_sha256(second))
-    assert len(seen) == 5
+    assert len(seen) == 6

@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from models import checkpoint, gguf
+from modernbert_llama import Reranker
 from modernbert_llama.embedder import Embedder
+from test_sequence_heads import folder as head_folder
+from test_sequence_heads import gguf as head_gguf
 
 
 def run(*arguments: str | Path, code: int = 0, stdin: str = "") -> tuple[str, str]:
@@ -33,7 +37,19 @@ def model() -> Path:
 
 def test_help_lists_every_verb() -> None:
     output, _ = run("--help")
-    for verb in ("convert", "embed", "inspect", "compare", "demo", "patches"):
+    for verb in (
+        "convert",
+        "embed",
+        "rerank",
+        "classify",
+        "tag",
+        "fill",
+        "quantize",
+        "inspect",
+        "compare",
+        "demo",
+        "patches",
+    ):
         assert verb in output
 
 
@@ -59,6 +75,17 @@ def test_embed_prints_json_lines(model: Path) -> None:
     assert [line["text"] for line in lines] == ["hello", "the river"]
     vectors = np.array([line["embedding"] for line in lines], np.float32)
     np.testing.assert_allclose(vectors, Embedder(model).embed(["hello", "the river"]), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["int8", "ubinary"])
+def test_embed_writes_other_precisions(model: Path, tmp_path: Path, precision: Any) -> None:
+    lines = tmp_path / "in.txt"
+    texts = [f"text number {i}" for i in range(300)]  # more than a block
+    lines.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    run("embed", model, "-i", lines, "-o", tmp_path / "out.npy", "--precision", precision)
+    found, expected = np.load(tmp_path / "out.npy"), Embedder(model).embed(texts, precision=precision)
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    assert (found == expected).mean() > 0.999  # batches differ in the last bit, which can lie on an edge
 
 
 def test_embed_reads_and_writes_files(model: Path, tmp_path: Path) -> None:
@@ -102,6 +129,45 @@ def test_embed_names_the_bad_line(model: Path, tmp_path: Path) -> None:
     _, error = run("embed", model, "-i", items, "-o", tmp_path / "out.npy", code=1)
     assert "line 2" in error
     assert not (tmp_path / "out.npy").exists()
+
+
+def test_rerank(tmp_path: Path) -> None:
+    reranker = head_gguf(head_folder("logits of one label"), "f32")
+    items = tmp_path / "in.jsonl"
+    items.write_text('"the river"\n{"text": "a dog", "id": 4}\n"hills"\n')
+    output, _ = run("rerank", reranker, "where is it?", "-i", items, "--top-k", "2")
+    found = [json.loads(line) for line in output.splitlines()]
+    expected = Reranker(reranker).rank("where is it?", ["the river", "a dog", "hills"], top_k=2, return_documents=True)
+    assert [(line["corpus_id"], line["text"]) for line in found] == [(x["corpus_id"], x["text"]) for x in expected]
+    np.testing.assert_allclose([line["score"] for line in found], [x["score"] for x in expected], rtol=1e-5)
+    run("rerank", reranker, "q", "a", "b", "--raw", "-o", tmp_path / "out.jsonl")
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    assert "expected a .jsonl file" in run("rerank", reranker, "q", "a", "-o", "out.csv", code=1)[1]
+    assert "give texts or --input" in run("rerank", reranker, "q", code=1)[1]
+
+
+def test_classify(tmp_path: Path) -> None:
+    classifier = head_gguf(head_folder("three labels, mean"), "f32")
+    items = tmp_path / "in.jsonl"
+    items.write_text('"the river"\n{"text": "a dog", "text_pair": "a cat"}\n["a", "b"]\n')
+    output, _ = run("classify", classifier, "-i", items)
+    found = [json.loads(line) for line in output.splitlines()]
+    assert [(line["text"], line.get("text_pair")) for line in found] == [
+        ("the river", None),
+        ("a dog", "a cat"),
+        ("a", "b"),
+    ]
+    assert all({x["label"] for x in line["labels"]} == {"entailment", "neutral", "contradiction"} for line in found)
+    np.testing.assert_allclose([sum(x["score"] for x in line["labels"]) for line in found], 1, rtol=1e-5)
+    output, _ = run("classify", classifier, "a text", "--top-k", "1")
+    assert len(json.loads(output)["labels"]) == 1
+    items.write_text('"fine"\n["a", 7]\n')
+    assert "line 2" in run("classify", classifier, "-i", items, code=1)[1]
+
+
+def test_the_wrong_kind_of_model(model: Path) -> None:
+    _, error = run("rerank", model, "q", "a", code=1)
+    assert "use Embedder, not Reranker" in error
 
 
 def test_inspect(model: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from gguf_edit import rewrite, shift, swap_halves
 from models import checkpoint, gguf
 from modernbert_llama.compare import Comparison, Point, compare, plot, render
-from modernbert_llama.errors import InputError
-from modernbert_llama.reference import MissingExtraError, require_extra
+from modernbert_llama.errors import InputError, MissingExtraError
+from modernbert_llama.reference import require_extra
 
 LIVE = [pytest.mark.live, pytest.mark.filterwarnings("default")]
 LONG = " ".join(f"The {i}th sentence of a text that is longer than the window." for i in range(12))

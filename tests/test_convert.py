@@ -246,7 +246,9 @@ def test_tokenizer(tmp_path: Path, arch: keys.Arch) -> None:
         "cls_token_id": 1,
         "add_bos_token": True,
         "add_eos_token": True,
-        "add_sep_token": True,
+        "add_sep_token": False,
+        "normalizer.nfc": True,
+        "lstrip_token_ids": [4],
     }
     assert len(tokens) == len(types) == VOCAB
     assert (tokens[4], types[4], tokens[264], types[264], tokens[-1], types[-1]) == (
@@ -435,8 +437,8 @@ def test_arguments_that_cannot_be(
 
 
 def test_unsupported_checkpoint_writes_nothing(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path / "in", architectures=["ModernBertForSequenceClassification"])
-    with pytest.raises(UnsupportedError, match="ModernBertForSequenceClassification"):
+    folder = write_tiny(tmp_path / "in", architectures=["ModernBertForQuestionAnswering"])
+    with pytest.raises(UnsupportedError, match="ModernBertForQuestionAnswering"):
         convert(folder, tmp_path / "out.gguf")
     assert only_files(tmp_path) == ["in"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import scratch
+from models import cpu_flags, scratch
 from modernbert_llama import Embedder, convert
 from modernbert_llama.convert import OutType
 from modernbert_llama.errors import InputError
@@ -63,12 +63,6 @@ def run(file: Path, ids: list[list[int]], switch: str | None) -> NDArray[np.floa
     subprocess.run(command, check=True, env=environment, timeout=600)
     vectors: NDArray[np.float32] = np.load(target)
     return vectors
-
-
-def cpu_flags() -> set[str]:
-    """Of an x86 processor under Linux; elsewhere nothing is known."""
-    info = Path("/proc/cpuinfo")
-    return set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
 
 
 def changes() -> set[tuple[str, str]]:

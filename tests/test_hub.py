@@ -13,11 +13,14 @@ from pathlib import Path
 
 import gguf
 import pytest
+from models import gguf as converted_spec
 from modernbert_llama.cache import converted
 from modernbert_llama.checkpoint import content_sha256
 from modernbert_llama.convert import convert
-from modernbert_llama.errors import CheckpointError, ModelNotFoundError
+from modernbert_llama.errors import CheckpointError, InputError, ModelNotFoundError
 from modernbert_llama.hub import find_source
+from modernbert_llama.hub_download import fetch_file
+from modernbert_llama.llama_compat import Llama
 from tiny_checkpoint import write_modules, write_tiny
 
 REVISIONS = {"main": "a" * 40, "v1": "b" * 40}
@@ -131,6 +134,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 def folder(tmp_path: Path) -> Path:
     path = write_tiny(tmp_path / "source", shards=2)
     write_modules(path)
+    (path / "tokenizer.model").write_text("not read beside tokenizer.json, but who knows before")
     for unwanted in ("README.md", "pytorch_model.bin", "onnx/model.onnx", "openvino/model.safetensors"):
         (path / unwanted).parent.mkdir(exist_ok=True)
         (path / unwanted).write_text("not wanted")
@@ -141,6 +145,7 @@ WANTED = {
     "config.json",  # and those of the modules
     "modules.json",
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "model.safetensors.index.json",
     "model-00001-of-00002.safetensors",
@@ -213,6 +218,61 @@ def test_models_that_cannot_be_had(hub: Hub, tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ModelNotFoundError, match="HF_ENDPOINT"):
         find_source("acme/unreachable", cache_dir=cache)
+
+
+@pytest.fixture
+def ggufs(hub: Hub, tmp_path: Path) -> Path:
+    """acme/gguf, with two files, one in a folder."""
+    folder = tmp_path / "ggufs"
+    for name, outtype in (("tiny-f32.gguf", "f32"), ("quantised/tiny-q8_0.gguf", "q8_0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(converted_spec("tiny", outtype))
+    (folder / "notes.txt").write_text("notes")
+    hub.repositories["acme/gguf"] = Repository({REVISIONS["main"]: folder})
+    return folder
+
+
+@pytest.mark.parametrize("filename", ["tiny-f32.gguf", "*f32.gguf", "quantised/tiny-q8_0.gguf", "*q8_0*"])
+@pytest.mark.parametrize("local", [False, True])
+def test_llama_from_the_hub(hub: Hub, ggufs: Path, tmp_path: Path, filename: str, local: bool) -> None:
+    where: dict[str, Path] = {"local_dir": tmp_path / "local"} if local else {"cache_dir": tmp_path / "hf"}
+    llama = Llama.from_pretrained(
+        "acme/gguf", filename, ["notes*"], local_dir_use_symlinks=False, n_ctx=64, embedding=True, **where
+    )
+    (source,) = ggufs.rglob(f"*{'f32' if 'f32' in filename else 'q8_0'}.gguf")
+    assert llama.n_ctx() == 64
+    assert llama.embed("hello") == Llama(str(source), n_ctx=64).embed("hello")
+    assert sorted(hub.downloads()) == ["notes.txt", source.name]
+    folder = next(iter(where.values()))
+    assert list(folder.rglob("notes.txt")), "additional_files"
+    assert Path(llama.model_path).is_relative_to(folder)
+
+
+@pytest.mark.usefixtures("ggufs")
+def test_a_cached_file_needs_no_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fetch_file("acme/gguf", "tiny-f32.gguf", cache_dir=tmp_path / "hf")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert fetch_file("acme/gguf", "tiny-f32.gguf", cache_dir=tmp_path / "hf") == first
+    with pytest.raises(ModelNotFoundError, match="HF_ENDPOINT"):
+        fetch_file("acme/gguf", "*q8_0.gguf", cache_dir=tmp_path / "hf")
+
+
+@pytest.mark.parametrize(
+    ("filename", "problem"),
+    [
+        ("*.gguf", r"2 files of 'acme/gguf' match .*tiny-f32\.gguf"),
+        ("*.bin", r"no file of 'acme/gguf' matches '\*\.bin'; it has: .*tiny-f32\.gguf"),
+        ("absent.gguf", r"no file of 'acme/gguf' matches 'absent\.gguf'"),
+    ],
+)
+@pytest.mark.usefixtures("ggufs")
+def test_files_that_the_hub_has_not(tmp_path: Path, filename: str, problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        fetch_file("acme/gguf", filename, cache_dir=tmp_path / "hf")
+    with pytest.raises(ModelNotFoundError, match="no such model on the hub: 'acme/none'"):
+        fetch_file("acme/none", filename, cache_dir=tmp_path / "hf")
+    with pytest.raises(InputError, match="filename is None"):
+        Llama.from_pretrained("acme/gguf", None)
 
 
 def test_a_hub_model_without_safetensors(hub: Hub, folder: Path, tmp_path: Path) -> None:

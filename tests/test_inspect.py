@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 from modernbert_llama import keys
-from modernbert_llama.convert import convert
+from modernbert_llama.checkpoint import read_checkpoint
+from modernbert_llama.convert import convert, write_gguf
 from modernbert_llama.describe import describe, render
+from modernbert_llama.embedder import Embedder
 from modernbert_llama.errors import ModelFileError, ModelNotFoundError
 from modernbert_llama.gguf_header import read_header
+from modernbert_llama.steps import Dense
 from tiny_checkpoint import write_json, write_modules, write_tiny
 
 
@@ -44,6 +48,8 @@ def test_description(folder: Path, tmp_path: Path, arch: keys.Arch) -> None:
         ("encoder", "global layers", "every 3 from 0"),
         ("encoder", "RoPE theta, global", "80000"),
         ("encoder", "RoPE theta, local", "20000"),
+        ("pipeline", "kind", "text embedding: one vector a text"),
+        ("pipeline", "modules", "cls pooling -> Normalize"),
         ("pipeline", "pooling", "cls"),
         ("pipeline", "normalize", "yes"),
         ("pipeline", "maximum length", "256"),
@@ -59,6 +65,22 @@ def test_description(folder: Path, tmp_path: Path, arch: keys.Arch) -> None:
     assert "blk.0.attn_qkv.weight" not in table
     lines = [line.split() for line in render(found, tensors=True).splitlines()]
     assert ["blk.0.attn_qkv.weight", "q8_0", "192", "x", "64"] in lines
+
+
+def test_rope_scaling_and_modules_are_shown(tmp_path: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    write_tiny(tmp_path / "in", rope_parameters=None, layer_types=None, rope_scaling=scaling)
+    write_modules(tmp_path / "in", pooling="max", normalize=False)
+    step = Dense("GELU", np.ones((8, 64), np.float32), np.ones(8, np.float32))
+    checkpoint = read_checkpoint(tmp_path / "in")
+    checkpoint = replace(checkpoint, pipeline=replace(checkpoint.pipeline, steps=(step,), include_prompt=False))
+    write_gguf(checkpoint, tmp_path / "out.gguf", outtype="f32")
+    facts = {(section, name): value for section, name, value in describe(tmp_path / "out.gguf").facts}
+    yarn = "yarn: factor 4, original_context_length 128, attn_factor 1, yarn_beta_fast 32, yarn_beta_slow 1"
+    assert facts["encoder", "RoPE scaling, global"] == facts["encoder", "RoPE scaling, local"] == yarn
+    assert facts["pipeline", "modules"] == "max pooling -> Dense(64 to 8, GELU)"
+    assert facts["pipeline", "prompt pooled"] == "no"
+    assert Embedder(tmp_path / "out.gguf").embed("hello").shape == (8,)
 
 
 def test_irregular_layers_and_header_equal_the_gguf_packages(tmp_path: Path) -> None:

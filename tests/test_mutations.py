@@ -34,6 +34,14 @@ MUTATIONS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "all layers global": ("every2", {"attention.sliding_window_pattern": [False] * 7}, {}),
     "the pattern one layer late": ("every2", {"attention.sliding_window_pattern": [True, False] * 3 + [True]}, {}),
     "another epsilon": ("ettin", {"attention.layer_norm_epsilon": 1e-5}, {}),
+    "no attention factor of YaRN": ("yarn-global", {"rope.scaling.attn_factor": 1.0}, {}),
+    "another end of the ramp": ("yarn-global", {"rope.scaling.yarn_beta_fast": 32.0}, {}),
+    "another original context": ("yarn", {"rope.scaling.original_context_length": 512}, {}),
+    "another local original context": ("yarn", {"rope.scaling.original_context_length_swa": 512}, {}),
+    "local layers not scaled": ("yarn", {"rope.scaling.type_swa": "none"}, {}),
+    "no local attention factor": ("yarn-local", {"rope.scaling.attn_factor_swa": 1.0}, {}),
+    "linear for YaRN": ("yarn", {"rope.scaling.type": "linear"}, {}),
+    "another linear factor": ("linear", {"rope.scaling.factor_swa": 3.1}, {}),
     **{
         f"no {tensor}": ("biases", {}, {f"{tensor}.bias": np.zeros_like})
         for tensor in (

@@ -28,7 +28,7 @@ def test_the_stub_names_what_the_extension_has() -> None:
 
 
 def test_a_missing_extension_is_explained() -> None:
-    program = "import sys; sys.modules['modernbert_llama._core'] = None; import modernbert_llama"
+    program = "import sys; sys.modules['modernbert_llama._core'] = None; from modernbert_llama import Embedder"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert "pip install ." in result.stderr

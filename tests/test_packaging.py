@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -79,3 +80,19 @@ def test_a_wheel_builds_from_the_source_distribution_without_a_network(tools: Pa
     script = tools.parent / "modernbert-llama"
     output = subprocess.run([script, "demo"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert output.returncode == 0, output.stdout + output.stderr
+
+
+def test_a_build_folder_is_of_one_llama_cpp(tmp_path: Path) -> None:
+    cmake = shutil.which("cmake")
+    assert cmake, "the `test` extra brings cmake"
+    command = [cmake, "-S", str(ROOT), "-B", str(tmp_path / "build"), "-G", "Ninja"]
+    command += [f"-DPython_EXECUTABLE={sys.executable}"]
+    messages = []
+    for name in ("one", "one", "other"):
+        (tmp_path / name / "include").mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "include" / "llama.h").touch()
+        tree = f"-DLLAMA_CPP_SOURCE_DIR={tmp_path / name}"
+        done = subprocess.run([*command, tree], capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode != 0, "an empty tree is built"
+        messages.append(" ".join(done.stderr.split()))
+    assert ["holds a build of" in message for message in messages] == [False, False, True]

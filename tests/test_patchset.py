@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import json
+import mailbox
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ import pytest
 from modernbert_llama import patchset, upstream
 from modernbert_llama.errors import PatchSetError
 from modernbert_llama.gittree import STAMP
+from modernbert_llama.mbox import Message
 from modernbert_llama.patchset import PatchSet
 
 LINES = "".join(f"line {i}\n" for i in range(1, 41))
@@ -259,6 +261,142 @@ def test_export_refuses_what_is_not_committed_and_equal_subjects(toy: PatchSet) 
         patchset.export(toy, toy.upstream(), toy.root)
 
 
+def am(folder: Path, mbox: Path) -> None:
+    """What a person with a checkout of the upstream does; ``folder`` holds its files."""
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all", "--force")
+    identity = ["-c", "user.name=A Person", "-c", "user.email=person@example.com"]
+    git(folder, *identity, "commit", "--quiet", "-m", "upstream")
+    git(folder, *identity, "am", "--quiet", str(mbox))
+
+
+def test_mbox_applies_with_git_am_and_gives_the_pinned_tree(
+    toy: PatchSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pins, series = toy.pins.read_bytes(), (toy.folder(toy.upstream()) / "series").read_bytes()
+    mbox = tmp_path / "new" / "toy.mbox"
+    assert patchset.main(["export", "--patches", str(toy.root), "--mbox", str(mbox)]) == 0
+    assert "toy.cover: the cover letter" in capsys.readouterr().out
+    assert {path.name for path in mbox.parent.iterdir()} == {"toy.mbox", "toy.cover"}
+    assert (toy.pins.read_bytes(), (toy.folder(toy.upstream()) / "series").read_bytes()) == (pins, series)
+
+    checkout = tmp_path / "checkout"
+    upstream.extract(toy.upstream(), upstream.fetch(toy.upstream()), checkout)
+    am(checkout, mbox)
+    assert patchset.tree_hash(checkout) == toy.upstream().tree
+    log = git(checkout, "log", "--reverse", "--format=%an|%s|%b", "HEAD~3..HEAD").splitlines()
+    subjects = ["toy : first", "toy : second", "toy : new file"]
+    body = "Why: it was wrong. Test: run it."
+    assert [line for line in log if line] == [f"modernbert-llama developers|{subject}|{body}" for subject in subjects]
+
+
+def read_mails(path: Path) -> list[mailbox.mboxMessage]:
+    box = mailbox.mbox(path, create=False)
+    try:
+        return list(box)
+    finally:
+        box.close()
+
+
+def test_mbox_is_a_thread_under_a_cover_letter(toy: PatchSet, tmp_path: Path) -> None:
+    series = toy.folder(toy.upstream()) / "series"
+    series.write_text(f"# Toys for all\n# They were missing.\n{series.read_text()}")
+    cover_path = patchset.export_mbox(toy, toy.upstream(), tmp_path / "toy.mbox")
+    mails, (cover,) = read_mails(tmp_path / "toy.mbox"), read_mails(cover_path)
+    assert [mail["Subject"] for mail in (cover, *mails)] == [
+        "[PATCH 0/3] Toys for all",
+        "[PATCH 1/3] toy : first",
+        "[PATCH 2/3] toy : second",
+        "[PATCH 3/3] toy : new file",
+    ]
+    assert len({mail["Message-ID"] for mail in (cover, *mails)}) == 4
+    for mail in mails:
+        assert mail["In-Reply-To"] == mail["References"] == cover["Message-ID"]
+        assert mail["From"] == cover["From"]
+        assert mail["From"].endswith("<modernbert-llama@users.noreply.github.com>")
+    assert cover["Date"] == mails[-1]["Date"]
+    text = str(cover.get_payload())
+    assert text.startswith(
+        "They were missing.\n\nApplies to llama.cpp abc, as toy 1.0 has it.\n\n1. toy : first\n\n   Why: "
+    )
+    assert re.search(r"^ src/main\.c +\| +2 \+-$", text, re.MULTILINE), "two patches, one line in all"
+    assert " 3 files changed, 3 insertions(+), 2 deletions(-)\n create mode 100644 src/new.gen\n" in text
+    assert b"Forwarded:" not in (tmp_path / "toy.mbox").read_bytes(), "which would not be true"
+
+
+def test_mbox_has_the_same_bytes_wherever_it_is_made(
+    toy: PatchSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(name: str, tree: Path | None = None) -> tuple[bytes, bytes]:
+        cover = patchset.export_mbox(toy, toy.upstream(), tmp_path / name, tree)
+        return (tmp_path / name).read_bytes(), cover.read_bytes()
+
+    first = made("one.mbox")
+    hostile = tmp_path / ".gitconfig"
+    hostile.write_text("[diff]\nnoprefix = true\n[format]\nsignoff = true\nsubjectPrefix = X\nthread = deep\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(hostile))
+    patchset.apply_git(toy, toy.upstream(), tmp_path / "again")
+    assert made("two.mbox", tmp_path / "again") == first
+    commit(tmp_path / "again", "third", {"src/main.c": "other\n"})
+    assert made("three.mbox", tmp_path / "again") != first
+
+
+def test_mbox_refuses_what_cannot_be(toy: PatchSet, tmp_path: Path) -> None:
+    with pytest.raises(PatchSetError, match="the same name"):
+        patchset.export_mbox(toy, toy.upstream(), tmp_path / "x.cover")
+    for path in toy.folder(toy.upstream()).iterdir():
+        path.unlink()
+    with pytest.raises(PatchSetError, match="no patches to send"):
+        patchset.export_mbox(toy, toy.upstream(), tmp_path / "x.mbox")
+    assert not (tmp_path / "x.mbox").exists()
+
+
+def test_messages_are_split_into_effect_figures_and_tests() -> None:
+    body = """Slow.
+
+Do this.
+
+Measured: a table
+
+  16  1 -> 2
+
+and a remark.
+
+How to test: run it.
+
+Or so.
+
+Forwarded: no
+Applied-Upstream: no
+"""
+    found = Message.parse(body)
+    assert found.effect == "Slow.\n\nDo this."
+    assert found.figures == "Measured: a table\n\n  16  1 -> 2\n\nand a remark."
+    assert found.tests == "How to test: run it.\n\nOr so."
+    assert Message.parse("Only a reason.") == Message("Only a reason.", "", "")
+
+
+REAL = PatchSet(patchset.default_root())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [entry.name for entry in REAL.upstreams()])
+def test_mbox_of_the_real_series(name: str, tmp_path: Path) -> None:
+    entry = REAL.upstream(name)
+    cover = patchset.export_mbox(REAL, entry, tmp_path / "series.mbox").read_text()
+    checkout = tmp_path / "checkout"
+    upstream.extract(entry, upstream.fetch(entry), checkout)
+    am(checkout, tmp_path / "series.mbox")
+    assert patchset.tree_hash(checkout) == entry.tree
+    series = REAL.patches(entry)
+    assert git(checkout, "rev-list", "--count", "HEAD").strip() == str(len(series) + 1)
+    for number, patch in enumerate(series, 1):
+        assert f"\n{number}. {patch.subject}\n" in cover
+        figures = Message.parse(patch.body).figures
+        assert all(line.strip() in cover for line in figures.splitlines())
+    assert entry.commit in cover
+
+
 def test_list(toy: PatchSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert patchset.main(["list", "--patches", str(toy.root)]) == 0
     out = capsys.readouterr().out
@@ -283,7 +421,11 @@ def test_refresh_onto_itself_renews_files_and_hash(toy: PatchSet) -> None:
 MOVED = "".join(f"top {i}\n" for i in range(30)) + LINES
 V2_CARRY = {**V1, "src/main.c": MOVED, "src/other.c": MOVED}
 V2_TAKEN = {**V2_CARRY, "src/main.c": MOVED.replace("line 20\n", "line twenty\n")}
+V2_NEAR = {**V2_CARRY, "src/main.c": MOVED.replace("line 18\n", "line 18, changed\n")}
+V2_PART = {**V2_CARRY, "src/other.c": MOVED.replace("line 5\n", "line five\n")}
 V2_CONFLICT = {**V2_TAKEN, "src/other.c": MOVED.replace("line 5\n", "line 5, changed\n")}
+V2_STACKED_CONFLICT = {**V2_CARRY, "src/main.c": MOVED.replace("line 20\n", "line 20!\n")}
+V2_GONE = {name: text for name, text in V2_CARRY.items() if name != "src/other.c"} | {"src/new.gen": "theirs\n"}
 
 
 def add_v2(toy: PatchSet, tmp_path: Path, files: Mapping[str, str]) -> upstream.Upstream:
@@ -298,6 +440,8 @@ def add_v2(toy: PatchSet, tmp_path: Path, files: Mapping[str, str]) -> upstream.
     [
         (V2_CARRY, ["applied", "applied", "applied"]),
         (V2_TAKEN, ["taken upstream", "applied", "applied"]),
+        (V2_NEAR, ["merged", "merged", "applied"]),
+        (V2_PART, ["applied", "applied", "merged"]),
     ],
 )
 def test_refresh_carries_and_drops_what_upstream_took(
@@ -309,59 +453,135 @@ def test_refresh_carries_and_drops_what_upstream_took(
     assert written
     new = toy.upstream()
     assert new.name == "toy-2.0"
-    kept = [name for name, status in zip(STACKED, statuses, strict=True) if status == "applied"]
+    kept = [name for name, status in zip(STACKED, statuses, strict=True) if status != "taken upstream"]
     assert [path.name for path in toy.series(new)] == kept
     assert patchset.check(toy, new) == []
     assert patchset.check(toy, toy.upstream("toy-1.0")) == []
     patchset.apply(toy, new, dest(toy))
-    assert (dest(toy) / "src/main.c").read_text() == MOVED.replace("line 20\n", "LINE TWENTY\n")
+    main = files["src/main.c"].replace("line 20\n", "LINE TWENTY\n").replace("line twenty\n", "LINE TWENTY\n")
+    assert (dest(toy) / "src/main.c").read_text() == main
     assert (dest(toy) / "src/other.c").read_text() == MOVED.replace("line 5\n", "line five\n")
 
 
-def test_refresh_stops_at_a_conflict_and_writes_nothing(
+def test_refresh_names_the_files_that_were_merged_or_taken(toy: PatchSet, tmp_path: Path) -> None:
+    new = add_v2(toy, tmp_path, {**V2_NEAR, "src/other.c": V2_PART["src/other.c"]})
+    results, _ = patchset.refresh(toy, toy.upstream("toy-1.0"), new)
+    assert [(result.status, result.files, result.note) for result in results] == [
+        ("merged", ("src/main.c",), ""),
+        ("merged", ("src/main.c",), ""),
+        ("merged", (), "taken upstream: src/other.c"),
+    ]
+
+
+def test_refresh_tries_all_and_tells_what_each_conflict_is(toy: PatchSet, tmp_path: Path) -> None:
+    files = {**V2_GONE, "src/main.c": V2_STACKED_CONFLICT["src/main.c"]}
+    results, written = patchset.refresh(toy, toy.upstream("toy-1.0"), add_v2(toy, tmp_path, files))
+    assert not written
+    assert [(result.status, result.files, result.note) for result in results] == [
+        ("conflict", ("src/main.c",), ""),
+        ("conflict", ("src/main.c",), "may come of leaving out toy-first.patch"),
+        ("conflict", ("src/new.gen", "src/other.c"), "not in the new tree: src/other.c; new in both: src/new.gen"),
+    ]
+
+
+def resolve(work: Path, name: str, text: str) -> None:
+    (work / name).write_text(text)
+    git(work, "add", "--force", name)
+
+
+def refresh_arguments(toy: PatchSet, work: Path, *arguments: str) -> list[str]:
+    return ["refresh", "--patches", str(toy.root), *arguments, "--dest", str(work)]
+
+
+def test_refresh_stops_at_a_conflict_writes_nothing_and_goes_on(
     toy: PatchSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    new = add_v2(toy, tmp_path, V2_CONFLICT)
+    write_sdist(tmp_path / "links" / "toy-2.0.tar.gz", V2_CONFLICT)
     pins = toy.pins.read_bytes()
     work = tmp_path / "work"
-    arguments = ["refresh", "--patches", str(toy.root), "--from", "toy-1.0", "--to", "toy-2.0"]
-    assert patchset.main([*arguments, "--dest", str(work)]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(None, 1)[1] for line in lines[:3]] == ["taken upstream", "applied", "conflict  src/other.c"]
-    assert not toy.folder(new).exists()
+    assert patchset.main(refresh_arguments(toy, work, "--version", "2.0")) == 1
+    output = capsys.readouterr().out
+    assert re.findall(r"^(taken upstream|applied|conflict) +(\S+)$", output, re.MULTILINE) == [
+        ("taken upstream", "toy-first.patch"),
+        ("applied", "toy-second.patch"),
+        ("conflict", "toy-new-file.patch"),
+    ]
+    assert " in src/other.c\n" in output
+    assert "3 patches: 1 taken upstream, 1 applied, 1 conflict\n" in output
+    assert f"refresh --continue --dest {work}\n" in output
+    assert not toy.folder(dataclasses.replace(toy.upstream(), name="toy-2.0")).exists()
     assert toy.pins.read_bytes() == pins
 
-    # the way out that it prints
+    # the way out that it prints, and what is in it that can go wrong
     text = (work / "src/other.c").read_text()
     assert "<<<<<<<" in text
-    (work / "src/other.c").write_text(MOVED.replace("line 5\n", "line five, changed\n"))
+    assert "|||||||" in text, "the old upstream's side is shown"
+    go_on = refresh_arguments(toy, work, "--continue")
+    assert patchset.main(go_on) == 1
+    assert "still in conflict: src/other.c" in capsys.readouterr().err
+    resolve(work, "src/other.c", text)
+    assert patchset.main(go_on) == 1
+    assert "conflict markers are left in src/other.c" in capsys.readouterr().err
+    resolved = MOVED.replace("line 5\n", "line five, changed\n")
+    (work / "src/other.c").write_text(resolved)
+    assert patchset.main(go_on) == 1
+    assert "not staged" in capsys.readouterr().err
+    assert toy.pins.read_bytes() == pins
+    resolve(work, "src/other.c", resolved)
+    assert patchset.main(go_on) == 0
+    assert "resolved  toy-new-file.patch\n" in capsys.readouterr().out
+    assert [entry.name for entry in toy.upstreams()] == ["toy-2.0", "toy-1.0"]
+    assert [path.name for path in toy.series(toy.upstream())] == ["toy-second.patch", "toy-new-file.patch"]
+    assert patchset.check(toy, toy.upstream()) == []
+    assert patchset.main(go_on) == 1
+    assert "no refresh stopped" in capsys.readouterr().err
+
+
+def test_refresh_goes_on_to_the_next_conflict_and_past_what_is_left_out(toy: PatchSet, tmp_path: Path) -> None:
+    new = add_v2(toy, tmp_path, {**V2_STACKED_CONFLICT, "src/other.c": V2_CONFLICT["src/other.c"]})
+    work = tmp_path / "work"
+    results, written = patchset.refresh(toy, toy.upstream("toy-1.0"), new, dest=work)
+    assert [result.status for result in results] == ["conflict", "conflict", "conflict"]
+    # resolved so that the next one applies
+    resolve(work, "src/main.c", MOVED.replace("line 20\n", "line twenty\n"))
+    results, written, _ = patchset.resume(toy, work)
+    assert [result.status for result in results] == ["resolved", "applied", "conflict"]
+    assert not written
+    # upstream's side everywhere: nothing is left of the third but its new file, which is taken back too
+    git(work, "rm", "--quiet", "--force", "src/new.gen")
+    resolve(work, "src/other.c", V2_CONFLICT["src/other.c"])
+    results, written, target = patchset.resume(toy, work)
+    assert [result.status for result in results] == ["left out"]
+    assert written
+    assert target.name == new.name
+    assert [path.name for path in toy.series(new)] == ["toy-first.patch", "toy-second.patch"]
+    assert patchset.check(toy, toy.upstream("toy-2.0")) == []
+
+
+@pytest.mark.parametrize(("by_hand", "status"), [("--continue", "resolved"), ("--skip", "left out")])
+def test_refresh_goes_on_after_git_was_used_by_hand(toy: PatchSet, tmp_path: Path, by_hand: str, status: str) -> None:
+    new = add_v2(toy, tmp_path, V2_CONFLICT)
+    work = tmp_path / "work"
+    patchset.refresh(toy, toy.upstream("toy-1.0"), new, dest=work)
+    git(work, "checkout", "--quiet", "--theirs", "src/other.c")
     git(work, "add", "--all")
-    git(work, "-c", "core.editor=true", "cherry-pick", "--continue")
-    assert patchset.export(toy, new, work) == ["toy-second.patch", "toy-new-file.patch"]
+    git(work, "-c", "core.editor=true", "cherry-pick", by_hand)
+    (work / "src/main.c").write_text("stray\n")
+    with pytest.raises(PatchSetError, match="not committed"):
+        patchset.resume(toy, work)
+    git(work, "checkout", "--quiet", "src/main.c")
+    results, written, _ = patchset.resume(toy, work)
+    assert (results[0].status, written) == (status, True)
     assert patchset.check(toy, toy.upstream("toy-2.0")) == []
 
 
 def test_refresh_keep_going_leaves_the_conflict_out(toy: PatchSet, tmp_path: Path) -> None:
-    conflict = {**V2_CARRY, "src/main.c": MOVED.replace("line 20\n", "line 20!\n")}
-    new = add_v2(toy, tmp_path, conflict)
+    new = add_v2(toy, tmp_path, V2_STACKED_CONFLICT)
     results, written = patchset.refresh(toy, toy.upstream("toy-1.0"), new, keep_going=True)
     assert [result.status for result in results] == ["conflict", "conflict", "applied"]
     assert results[0].files == ("src/main.c",)
     assert written
     assert [path.name for path in toy.series(new)] == ["toy-new-file.patch"]
-    assert patchset.check(toy, toy.upstream("toy-2.0")) == []
-
-
-def test_refresh_to_a_new_version_in_conflict_pins_it_for_the_export(toy: PatchSet, tmp_path: Path) -> None:
-    write_sdist(tmp_path / "links" / "toy-2.0.tar.gz", V2_CONFLICT)
-    work = tmp_path / "work"
-    assert patchset.main(["refresh", "--patches", str(toy.root), "--version", "2.0"]) == 1
-    assert [entry.name for entry in toy.upstreams()] == ["toy-1.0"]
-    assert patchset.main(["refresh", "--patches", str(toy.root), "--version", "2.0", "--dest", str(work)]) == 1
-    git(work, "checkout", "--quiet", "--theirs", "src/other.c")
-    git(work, "add", "--all")
-    git(work, "-c", "core.editor=true", "cherry-pick", "--continue")
-    assert patchset.main(["export", "--patches", str(toy.root), "--upstream", "toy-2.0", "--tree", str(work)]) == 0
     assert patchset.check(toy, toy.upstream("toy-2.0")) == []
 
 
@@ -372,6 +592,30 @@ def test_refresh_to_a_version_that_is_not_pinned_yet(toy: PatchSet, tmp_path: Pa
     assert (new.name, new.sha256, new.commit) == ("toy-2.0", sha256, "def")
     assert [entry.name for entry in toy.upstreams()] == ["toy-2.0", "toy-1.0"]
     assert patchset.check(toy, new) == []
+
+
+def test_refresh_back_leaves_the_newest_the_newest(toy: PatchSet, tmp_path: Path) -> None:
+    toy.pin(dataclasses.replace(toy.upstream(), name="other-7", package="other", version="7"))
+    for version in ("0.9", "0.10"):
+        write_sdist(tmp_path / "links" / f"toy-{version}.tar.gz", V2_CARRY)
+        assert patchset.main(["refresh", "--patches", str(toy.root), "--version", version]) == 0
+    assert [entry.name for entry in toy.upstreams()] == ["toy-1.0", "toy-0.10", "toy-0.9", "other-7"]
+
+
+def test_refresh_to_the_latest_release(
+    toy: PatchSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["refresh", "--patches", str(toy.root), "--version", "latest"]
+    assert patchset.main(arguments) == 1
+    assert "toy-1.0 is the newest release already" in capsys.readouterr().err
+    for version in ("2.0", "10.0", "3.0"):
+        write_sdist(tmp_path / "links" / f"toy-{version}.tar.gz", V2_CARRY)
+    (tmp_path / "links" / "toy-11.0-py3-none-any.whl").write_bytes(b"a wheel is no source")
+    assert patchset.main(arguments) == 0
+    assert [entry.name for entry in toy.upstreams()] == ["toy-10.0", "toy-1.0"]
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "absent"))
+    assert patchset.main(arguments) == 1
+    assert "the newest toy cannot be looked up" in capsys.readouterr().err
 
 
 def test_no_series_is_a_series_of_none(toy: PatchSet) -> None:
@@ -485,3 +729,15 @@ def test_bad_pins_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], 
     (tmp_path / "upstreams.json").write_text(text)
     assert patchset.main(["list", "--patches", str(tmp_path)]) == 1
     assert problem in capsys.readouterr().err
+
+
+def test_the_build_is_of_the_newest_upstream() -> None:
+    root = Path(__file__).parent.parent
+    newest = PatchSet(root / "patches").upstreams()[0].name
+    for file, pattern in {
+        "CMakeLists.txt": r'^set\(UPSTREAM "([^"]+)"',
+        "pyproject.toml": r'^cmake\.define\.UPSTREAM = "([^"]+)"',
+    }.items():
+        found = re.search(pattern, (root / file).read_text(encoding="utf-8"), re.MULTILINE)
+        assert found, file
+        assert found[1] == newest, file

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from modernbert_llama.atomic_file import remove_abandoned
 from modernbert_llama.checkpoint import content_sha256, read_checkpoint
 from modernbert_llama.convert import CONVERTER_VERSION, OUTTYPES, OutType, write_gguf
 from modernbert_llama.errors import ConversionError, InputError
@@ -53,10 +54,7 @@ def converted(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConversionError(f"cannot make the cache folder {folder}: {error.strerror or error}") from error
-    try:
-        # two processes at once each write a file of their own, and either one may win: the content is the same
-        write_gguf(checkpoint, target, outtype=outtype, show_progress=show_progress)
-    except ConversionError:
-        if not target.exists():  # where an open file cannot be replaced (Windows), the other one's serves
-            raise
+    remove_abandoned(folder)
+    # of processes that come at once, one converts while the others wait for its file
+    write_gguf(checkpoint, target, outtype=outtype, show_progress=show_progress, keep_existing=True)
     return target

@@ -1,8 +1,8 @@
-"""A Hugging Face ModernBERT folder as typed, checked facts. Nothing outside this module and its three readers
-(``safetensors_reader``, ``sentence_modules``, ``hf_tokenizer``) knows Hugging Face's names.
+"""A Hugging Face ModernBERT folder as typed, checked facts. Nothing outside this module and its readers
+(``safetensors_reader``, ``rope``, ``heads``, ``sentence_modules``, ``hf_tokenizer``) knows Hugging Face's names.
 
 What is not understood is refused with a sentence that names it. The one thing left out on purpose is the
-masked-language-model head of a ``ModernBertForMaskedLM``: sentence-transformers leaves it out too when it embeds.
+masked-language-model head of a folder whose sentence-transformers modules embed: there it is left out too.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Literal
 
 from modernbert_llama.errors import CheckpointError, ModelNotFoundError, UnsupportedError
-from modernbert_llama.hf_tokenizer import TokenizerSpec, Vocabulary, make_vocabulary, read_tokenizer
+from modernbert_llama.ggml_vocabulary import Vocabulary, make_vocabulary
+from modernbert_llama.heads import ARCHITECTURES, MASKED_LM, STANFORD, Head, read_architecture, read_head
+from modernbert_llama.hf_tokenizer import TokenizerSpec, read_tokenizer
 from modernbert_llama.jsonfile import Fields
-from modernbert_llama.safetensors_reader import StoredTensor, read_tensors
+from modernbert_llama.keys import Task
+from modernbert_llama.late_modules import STANFORD_WEIGHT, read_late_interaction
+from modernbert_llama.rope import FULL, SLIDING, Rope, read_rope
+from modernbert_llama.safetensors_reader import StoredTensor, read_tensors, take_tensor
 from modernbert_llama.sentence_modules import Pipeline, read_pipeline, transformer_folder
 
 __all__ = ["Checkpoint", "ModelConfig", "Pipeline", "Weight", "content_sha256", "read_checkpoint"]
 
 _log = logging.getLogger(__name__)
 
-_ENCODER, _MASKED_LM = "ModernBertModel", "ModernBertForMaskedLM"
 _ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_new",
@@ -33,7 +37,6 @@ _ACTIVATIONS = {
     "swish": "silu",
     "relu": "relu",
 }
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 Part = Literal[
@@ -62,8 +65,8 @@ class ModelConfig:
     norm_eps: float
     activation: str
     window: int
-    global_theta: float
-    local_theta: float
+    global_rope: Rope
+    local_rope: Rope
     local_layers: tuple[bool, ...]  # by layer: True for local (sliding-window) attention
     attention_bias: bool
     mlp_bias: bool
@@ -96,6 +99,8 @@ class Checkpoint:
     tokenizer: TokenizerSpec
     vocabulary: Vocabulary
     weights: tuple[Weight, ...]
+    task: Task
+    head: Head | None  # without weights where the modules of the pipeline are the head
 
 
 def read_checkpoint(folder: Path, *, name: str | None = None) -> Checkpoint:
@@ -115,15 +120,37 @@ def read_checkpoint(folder: Path, *, name: str | None = None) -> Checkpoint:
         )
     fields = Fields.read(root / "config.json")
     config = read_config(fields)
-    architecture = _architecture(fields)
+    architecture = read_architecture(fields)
     tokenizer = read_tokenizer(root)
-    pipeline = read_pipeline(
+    tensors = _stored_tensors(root)
+    pipeline = read_late_interaction(
+        folder,
+        hidden_size=config.hidden_size,
+        max_positions=config.max_positions,
+        tokenizer=tokenizer,
+        tensors=tensors,
+        config=fields,
+    ) or read_pipeline(
         folder,
         hidden_size=config.hidden_size,
         max_positions=config.max_positions,
         model_max_length=tokenizer.model_max_length,
         config=fields,
     )
+    weights, others = _match_weights(config, tensors)
+    if architecture == STANFORD:
+        others.pop(STANFORD_WEIGHT)  # in the pipeline
+    task = pipeline.task or ARCHITECTURES[architecture]
+    head = read_head(fields, architecture, config.hidden_size, config.vocab_size, others)
+    if task == "sequence-classification" and pipeline.n_scores is not None:
+        head = Head.in_modules(pipeline.n_scores)
+    if task == "multi-vector":
+        head = None
+    if task == "embedding" or (task == "fill-mask" and head is None):
+        task, head = "embedding", None
+    if task == "sparse-embedding" and (head is None or architecture != MASKED_LM):
+        raise UnsupportedError(f"{folder}: a sparse encoder needs the head of a masked language model, and has none")
+    _check_leftover(others, head, architecture)
     return Checkpoint(
         folder=folder,
         name=name or folder.resolve().name,
@@ -131,7 +158,9 @@ def read_checkpoint(folder: Path, *, name: str | None = None) -> Checkpoint:
         pipeline=pipeline,
         tokenizer=tokenizer,
         vocabulary=make_vocabulary(tokenizer, config.vocab_size),
-        weights=_match_weights(config, _stored_tensors(root), masked_lm=architecture == _MASKED_LM),
+        weights=weights,
+        task=task,
+        head=head,
     )
 
 
@@ -156,20 +185,21 @@ def read_config(fields: Fields) -> ModelConfig:
             f"{fields.path}: hidden_activation {activation!r} is not known; known are {', '.join(_ACTIVATIONS)}"
         )
     n_layers = fields.integer("num_hidden_layers", 22)
-    global_theta, local_theta = _rope(fields)
+    max_positions = fields.integer("max_position_embeddings", 8192)
+    global_rope, local_rope = read_rope(fields, max_positions)
     return ModelConfig(
         vocab_size=fields.integer("vocab_size", 50368),
         hidden_size=hidden,
         ffn_size=fields.integer("intermediate_size", 1152),
         n_layers=n_layers,
         n_heads=heads,
-        max_positions=fields.integer("max_position_embeddings", 8192),
+        max_positions=max_positions,
         # layer_norm_eps, which older files hold as well, is read by nothing in transformers
         norm_eps=fields.positive("norm_eps", 1e-5),
         activation=_ACTIVATIONS[activation],
         window=window,
-        global_theta=global_theta,
-        local_theta=local_theta,
+        global_rope=global_rope,
+        local_rope=local_rope,
         local_layers=_local_layers(fields, n_layers),
         attention_bias=fields.boolean("attention_bias", False),
         mlp_bias=fields.boolean("mlp_bias", False),
@@ -181,9 +211,10 @@ def content_sha256(folder: Path) -> str:
     """A digest over the content of every file that the converter reads; independent of the folder's name and place."""
     root = transformer_folder(folder)
     names = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-    files = [folder / "modules.json", folder / "config_sentence_transformers.json"]
-    files += [root / name for name in (*names, "added_tokens.json", "sentence_bert_config.json")]
-    files += sorted(folder.glob("[0-9]_*/config.json")) + _weight_files(root)
+    files = [folder / name for name in ("modules.json", "config_sentence_transformers.json", "artifact.metadata")]
+    files += [root / name for name in (*names, "added_tokens.json", "tokenizer.model", "sentence_bert_config.json")]
+    files += sorted(path for name in ("config.json", "model.safetensors") for path in folder.glob(f"[0-9]*_*/{name}"))
+    files += _weight_files(root)
     digest = hashlib.sha256()
     for file in dict.fromkeys(files):
         if file.is_file():
@@ -207,44 +238,6 @@ def _file_sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _architecture(fields: Fields) -> str:
-    names = fields.strings("architectures") or (_ENCODER,)
-    for name in names:
-        if name not in (_ENCODER, _MASKED_LM):
-            raise UnsupportedError(
-                f"{fields.path}: architecture {name} cannot be converted; {_ENCODER} and {_MASKED_LM} can"
-            )
-    return names[0]
-
-
-def _rope(fields: Fields) -> tuple[float, float]:
-    """The base frequencies of global and local layers."""
-    global_theta = fields.positive("global_rope_theta", 160000.0)
-    # transformers 4: a null local_rope_theta stands for the global one
-    absent = global_theta if "local_rope_theta" in fields.values else 10000.0
-    local_theta = fields.positive("local_rope_theta", absent)
-    _require_plain_rope(fields.object("rope_scaling"), "rope_scaling")
-    parameters = fields.object("rope_parameters")
-    for key in parameters.values:
-        if key not in (_GLOBAL, _LOCAL):
-            raise UnsupportedError(f"{fields.path}: rope_parameters has {key!r}; known are {_GLOBAL} and {_LOCAL}")
-    for key in (_GLOBAL, _LOCAL):
-        _require_plain_rope(parameters.object(key), f"rope_parameters.{key}")
-    return (
-        parameters.object(_GLOBAL).positive("rope_theta", global_theta),
-        parameters.object(_LOCAL).positive("rope_theta", local_theta),
-    )
-
-
-def _require_plain_rope(rope: Fields, where: str) -> None:
-    for key in ("rope_type", "type"):
-        if rope.string(key, "default") != "default":
-            raise UnsupportedError(f"{rope.path}: {where} of type {rope.get(key)!r} is not known, only 'default'")
-    for key, value in rope.values.items():
-        if key not in ("rope_type", "type", "rope_theta") and not (key == "partial_rotary_factor" and value == 1):
-            raise UnsupportedError(f"{rope.path}: {where}.{key}={value!r} is not known")
-
-
 def _local_layers(fields: Fields, n_layers: int) -> tuple[bool, ...]:
     kinds = fields.strings("layer_types")
     if kinds is None:
@@ -253,9 +246,9 @@ def _local_layers(fields: Fields, n_layers: int) -> tuple[bool, ...]:
     if len(kinds) != n_layers:
         raise fields.wrong("layer_types", f"one entry for each of the {n_layers} layers, found {len(kinds)}")
     for kind in kinds:
-        if kind not in (_GLOBAL, _LOCAL):
-            raise UnsupportedError(f"{fields.path}: layer type {kind!r} is not known; known are {_GLOBAL} and {_LOCAL}")
-    return tuple(kind == _LOCAL for kind in kinds)
+        if kind not in (FULL, SLIDING):
+            raise UnsupportedError(f"{fields.path}: layer type {kind!r} is not known; known are {FULL} and {SLIDING}")
+    return tuple(kind == SLIDING for kind in kinds)
 
 
 def _weight_files(root: Path) -> list[Path]:
@@ -291,34 +284,37 @@ def _stored_tensors(root: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _match_weights(config: ModelConfig, tensors: dict[str, StoredTensor], *, masked_lm: bool) -> tuple[Weight, ...]:
-    """Pairs every expected tensor with a stored one; refuses whatever is left over."""
+def _match_weights(
+    config: ModelConfig, tensors: dict[str, StoredTensor]
+) -> tuple[tuple[Weight, ...], dict[str, StoredTensor]]:
+    """Pairs every tensor of the encoder with a stored one; the second value is what is left over."""
     prefix = "model." if any(name.startswith("model.") for name in tensors) else ""
     weights, used = [], set()
     for hf_name, part, layer, shape in _expected(config):
         name = prefix + hf_name
-        stored = tensors.get(name)
-        if stored is None:
-            reason = " (config.json says that there are biases)" if name.endswith(".bias") else ""
-            raise CheckpointError(f"the checkpoint lacks tensor {name!r}, of shape {list(shape)}{reason}")
-        if stored.shape != shape:
-            raise CheckpointError(
-                f"{stored.path}: tensor {name!r} has shape {list(stored.shape)}, expected {list(shape)} by config.json"
-            )
+        stored = take_tensor(tensors, name, shape)
         used.add(name)
         weights.append(Weight(part, layer, name.endswith(".bias"), shape, stored))
-    head = (
-        {name for name in tensors if name.startswith(("head.dense.", "head.norm.", "decoder."))} if masked_lm else set()
-    )
-    if head:
-        _log.info("left out the masked-language-model head, which embeddings do not use: %s", ", ".join(sorted(head)))
-    unknown = sorted(tensors.keys() - used - head)
+    return tuple(weights), {name: stored for name, stored in tensors.items() if name not in used}
+
+
+def _check_leftover(tensors: dict[str, StoredTensor], head: Head | None, architecture: str) -> None:
+    """Refuses tensors that are neither the encoder's nor the head's, but for a masked-LM head that is left out."""
+    used = {weight.stored.name for weight in head.weights} if head is not None else set()
+    if head is not None and architecture == MASKED_LM:
+        used.add("decoder.weight")  # a tied one may be stored all the same
+    left_out = set()
+    if head is None and architecture == MASKED_LM:
+        left_out = {name for name in tensors if name.startswith(("head.dense.", "head.norm.", "decoder."))}
+    if left_out:
+        names = ", ".join(sorted(left_out))
+        _log.info("left out the masked-language-model head, which embeddings do not use: %s", names)
+    unknown = sorted(tensors.keys() - used - left_out)
     if unknown:
         name = unknown[0]
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         reason = " (config.json says that there are no biases)" if name.endswith(".bias") else ""
         raise UnsupportedError(f"{tensors[name].path}: tensor {name!r}{more} cannot be converted{reason}")
-    return tuple(weights)
 
 
 def _expected(config: ModelConfig) -> Iterator[tuple[str, Part, int | None, tuple[int, ...]]]:

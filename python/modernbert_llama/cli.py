@@ -15,13 +15,19 @@ __all__ = ["main"]
 
 app = typer.Typer(
     name="modernbert-llama",
-    help="ModernBERT embeddings through a patched llama.cpp, equal to Hugging Face's.",
+    help="ModernBERT models through a patched llama.cpp, equal to Hugging Face's.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 OutType = Literal["f32", "f16", "bf16", "q8_0"]
+
+_MODEL = "A GGUF file, a local Hugging Face folder or a hub id."
+_INPUT = "A .txt (a text a line) or .jsonl file (strings or objects with 'text'); - reads lines."
+_OUTPUT = "A .jsonl file; - prints."
+_THREADS = "Threads (default: the physical cores that may be used)."
+_MANY = 256  # texts that deserve a progress bar
 
 
 @app.callback()
@@ -49,17 +55,69 @@ def convert(
 
 
 @app.command()
-def embed(
-    model: Annotated[str, typer.Argument(help="A GGUF file, a local Hugging Face folder or a hub id.")],
-    text: Annotated[list[str] | None, typer.Argument(help="Texts to embed.")] = None,
-    input_: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            help="A .txt (a text a line) or .jsonl file (strings or objects with 'text'); - reads lines.",
-        ),
+def quantize(
+    source: Annotated[Path, typer.Argument(help="A GGUF file in f32, f16 or bf16.")],
+    output: Annotated[str, typer.Argument(help="The GGUF file to write; {type} in it is the type's name.")],
+    type_: Annotated[
+        str,
+        typer.Option("--type", "-t", help="q8_0, q6_K, q4_K_M ... as llama.cpp names them; several: a,b,c."),
+    ],
+    tensor_type: Annotated[
+        list[str] | None,
+        typer.Option(help="REGEX=TYPE: a type for the matrices of such names; may be given again, the first fits."),
     ] = None,
+    mixture: Annotated[
+        Literal["measured", "llama.cpp"], typer.Option(help="Which tensors of q5_K_M and q4_K_M get more bits.")
+    ] = "measured",
+    allow_requantize: Annotated[
+        bool, typer.Option("--allow-requantize", help="Take a source that is quantised already, at a loss.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads (default: the physical cores that may be used).")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Compare with the source: print a table, write CSV, JSON and PNG to this folder."),
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts of the report, one a line: the first of every four is a query.")
+    ] = None,
+) -> None:
+    """Write a GGUF file in another type, through llama.cpp's own quantiser, and say what each tensor became."""
+    from modernbert_llama.quantize import output_paths, parse_tensor_types, render
+    from modernbert_llama.quantize import quantize as run
+
+    outputs = output_paths(output, type_)
+    tensor_types = parse_tensor_types(tensor_type or [])
+    lines = None
+    if texts is not None:
+        from modernbert_llama.quantize_report import read_lines
+
+        lines = read_lines(texts)
+    for name, path in outputs.items():
+        result = run(
+            source,
+            path,
+            type=name,
+            tensor_types=tensor_types,
+            mixture=mixture,
+            allow_requantize=allow_requantize,
+            n_threads=threads,
+        )
+        typer.echo(render(result) + "\n")
+    if report is not None:
+        from modernbert_llama.quantize_report import measure, write
+        from modernbert_llama.quantize_report import render as table
+
+        measured = measure(source, list(outputs.values()), texts=lines, n_threads=threads)
+        typer.echo(table(measured))
+        for path in write(measured, report):
+            typer.echo(path)
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help=_MODEL)],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts to embed.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
     output: Annotated[str, typer.Option("--output", "-o", help="A .npy or .jsonl file; - prints JSON lines.")] = "-",
     prompt_name: Annotated[str | None, typer.Option(help="The model's prompt to put before each text.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt of your own.")] = None,
@@ -69,14 +127,19 @@ def embed(
     ] = None,
     truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
     max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads (default: the physical cores that may be used).")] = None,
+    precision: Annotated[
+        Literal["float32", "int8", "uint8", "binary", "ubinary"],
+        typer.Option(help="One byte a value, or one bit, in place of a float."),
+    ] = "float32",
+    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
     per_channel: Annotated[
         bool, typer.Option("--per-channel", help="q8_0 products with a scale a row and a token: faster, less exact.")
     ] = False,
 ) -> None:
     """Embed texts."""
-    from modernbert_llama.embed_files import embed_to, read_texts
+    from modernbert_llama.embed_files import embed_to
     from modernbert_llama.embedder import Embedder
+    from modernbert_llama.text_files import read_texts
 
     texts = read_texts(text or [], input_)
     embedder = Embedder(model, n_threads=threads, per_channel=per_channel)
@@ -90,15 +153,147 @@ def embed(
         dimensions=dimensions,
         truncate=truncate,
         max_length=max_length,
+        precision=precision,
     )
 
 
 @app.command()
-def inspect(model: Annotated[Path, typer.Argument(help="A GGUF file.")]) -> None:
+def rerank(
+    model: Annotated[str, typer.Argument(help=_MODEL)],
+    query: Annotated[str, typer.Argument(help="The query.")],
+    document: Annotated[list[str] | None, typer.Argument(help="Documents to rank.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    top_k: Annotated[int | None, typer.Option(help="Only the best so many.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Logits, without the model's activation.")] = False,
+    prompt_name: Annotated[str | None, typer.Option(help="The model's prompt to put before the query.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="A prompt of your own.")] = None,
+    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut pairs over the limit.")] = True,
+    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
+    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+) -> None:
+    """Rank documents by how well they answer a query: JSON Lines of corpus_id, score and text, best first."""
+    from modernbert_llama.reranker import Reranker
+    from modernbert_llama.text_files import read_texts, write_json_lines
+
+    documents = read_texts(document or [], input_)
+    results = Reranker(model, n_threads=threads).rank(
+        query,
+        documents,
+        top_k=top_k,
+        return_documents=True,
+        raw=raw,
+        prompt_name=prompt_name,
+        prompt=prompt,
+        truncate=truncate,
+        max_length=max_length,
+        show_progress=len(documents) > _MANY,
+    )
+    write_json_lines(output, ({**result} for result in results))
+
+
+@app.command()
+def classify(
+    model: Annotated[str, typer.Argument(help=_MODEL)],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts to classify.")] = None,
+    input_: Annotated[
+        str | None,
+        typer.Option("--input", "-i", help=_INPUT + " Objects may have a 'text_pair' as well."),
+    ] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    top_k: Annotated[int | None, typer.Option(help="The best so many labels (default: all).")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Logits, without softmax or sigmoid.")] = False,
+    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
+    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
+    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+) -> None:
+    """Classify texts or pairs of texts: JSON Lines of text and labels with scores, best first."""
+    from modernbert_llama.classifier import Classifier
+    from modernbert_llama.text_files import read_texts_or_pairs, write_json_lines
+
+    items = read_texts_or_pairs(text or [], input_)
+    results = Classifier(model, n_threads=threads).classify(
+        items, top_k=top_k, raw=raw, truncate=truncate, max_length=max_length, show_progress=len(items) > _MANY
+    )
+    named = ({"text": item} if isinstance(item, str) else {"text": item[0], "text_pair": item[1]} for item in items)
+    lines = zip(named, results, strict=True)
+    write_json_lines(output, ({**texts, "labels": labels} for texts, labels in lines))
+
+
+@app.command()
+def fill(
+    model: Annotated[str, typer.Argument(help=_MODEL)],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts, each with one [MASK] or several.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    top_k: Annotated[int, typer.Option(help="How many tokens for each mask.")] = 5,
+    target: Annotated[list[str] | None, typer.Option(help="Only this token; may be given again.")] = None,
+    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
+    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
+    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+) -> None:
+    """Fill masks: JSON Lines of text and, for each mask, tokens with their probabilities, best first."""
+    from modernbert_llama.masked_lm import MaskedLM
+    from modernbert_llama.text_files import read_texts, write_json_lines
+
+    texts = read_texts(text or [], input_)
+    results = MaskedLM(model, n_threads=threads).fill(
+        texts,
+        top_k=top_k,
+        targets=target or None,
+        truncate=truncate,
+        max_length=max_length,
+        show_progress=len(texts) > _MANY,
+    )
+    write_json_lines(output, ({"text": line, "fills": fills} for line, fills in zip(texts, results, strict=True)))
+
+
+@app.command()
+def tag(
+    model: Annotated[str, typer.Argument(help=_MODEL)],
+    text: Annotated[list[str] | None, typer.Argument(help="Texts to tag.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    aggregation: Annotated[
+        Literal["none", "simple", "first", "average", "max"],
+        typer.Option(help="How tokens are joined to spans, as in transformers' pipeline."),
+    ] = "simple",
+    ignore_label: Annotated[
+        list[str] | None, typer.Option(help="A label to leave out (default: O); may be given again.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Read texts over the limit in windows that share so many tokens.")
+    ] = None,
+    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
+    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
+    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+) -> None:
+    """Find names and the like in texts: JSON Lines of text and spans with label, score, word, start and end."""
+    from modernbert_llama.text_files import read_texts, write_json_lines
+    from modernbert_llama.token_classifier import TokenClassifier
+
+    texts = read_texts(text or [], input_)
+    results = TokenClassifier(model, n_threads=threads).tag(
+        texts,
+        aggregation=aggregation,
+        ignore_labels=("O",) if ignore_label is None else ignore_label,
+        stride=stride,
+        truncate=truncate,
+        max_length=max_length,
+        show_progress=len(texts) > _MANY,
+    )
+    write_json_lines(output, ({"text": item, "spans": spans} for item, spans in zip(texts, results, strict=True)))
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A GGUF file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors too: name, type and shape.")] = False,
+) -> None:
     """Show what a GGUF file holds."""
     from modernbert_llama.describe import describe, render
 
-    typer.echo(render(describe(model)))
+    typer.echo(render(describe(model), tensors=tensors))
 
 
 @app.command()

@@ -166,7 +166,10 @@ def _points(
     float32: dict[str, NDArray[Any]] = dict(single.activations(ids))
     ours[_OUTPUT] = engine.embed_tokens([ids], normalize=False)[0]
     for side in (reference, float32):
-        side[_OUTPUT] = pool(side["final_norm_out"], engine.pooling)
+        output = pool(side["final_norm_out"], engine.pooling)[None]
+        for step in engine.info.steps:
+            output = step(output)
+        side[_OUTPUT] = output[0, : engine.dim]
     return [_measure(name, ours[name], reference[name], float32[name], tolerance) for name in reference if name in ours]
 
 

@@ -6,6 +6,8 @@ __all__ = [
     "CheckpointError",
     "ConversionError",
     "InputError",
+    "LlamaCppError",
+    "MissingExtraError",
     "ModelFileError",
     "ModelNotFoundError",
     "ModernBertLlamaError",
@@ -59,3 +61,11 @@ class OutOfMemoryError(ModernBertLlamaError, MemoryError):
 
 class PatchSetError(ModernBertLlamaError, RuntimeError):
     """A patch series, a pin or an upstream source that fails a check."""
+
+
+class MissingExtraError(ModernBertLlamaError, ImportError):
+    """A library of an extra is not installed; the message names both."""
+
+
+class LlamaCppError(ModernBertLlamaError, ImportError):
+    """llama-cpp-python cannot run on the patched libraries; the message says why and what to do."""

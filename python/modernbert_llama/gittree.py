@@ -11,9 +11,10 @@ from pathlib import Path
 from modernbert_llama.errors import PatchSetError
 from modernbert_llama.upstream import file_sha256
 
-__all__ = ["STAMP", "Git", "folder_digests", "hash_of", "reason", "tree_hash"]
+__all__ = ["IDENTITY", "STAMP", "Git", "folder_digests", "hash_of", "reason", "tree_hash"]
 
 STAMP = ".patchset-stamp"  # lies in a tree made by `apply`, and is no part of it
+STAT = "--stat=72"  # columns, as in git's own mails
 IDENTITY = ("modernbert-llama developers", "modernbert-llama@users.noreply.github.com")
 
 
@@ -38,12 +39,15 @@ class Git:
             "user.email": IDENTITY[1],
             "commit.gpgSign": "false",
             "core.autocrlf": "false",
+            "core.editor": "true",
             "core.hooksPath": os.devnull,
             "core.attributesFile": os.devnull,
             "core.quotePath": "true",
             "diff.suppressBlankEmpty": "false",
             "diff.orderFile": os.devnull,
             "gc.auto": "0",
+            "merge.conflictStyle": "diff3",
+            "merge.renameLimit": "20000",
             "advice.mergeConflict": "false",
         }
         flags = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
@@ -88,12 +92,24 @@ class Git:
 
     def format_patch(self, commit: str) -> bytes:
         """The patch file of one commit, the same bytes whatever git's version, configuration and the clock."""
+        return self._format_patch(commit, "--no-stat", "--keep-subject")
+
+    def mail(self, commit: str, prefix: str, headers: Mapping[str, str]) -> bytes:
+        """One commit as a mail for reviewers: "[prefix] subject", more headers, a diffstat before the diff."""
+        added = [f"--add-header={name}: {value}" for name, value in headers.items()]
+        return self._format_patch(commit, STAT, "--summary", f"--subject-prefix={prefix}", *added)
+
+    def diffstat(self, since: str) -> str:
+        """The files that HEAD changes, and how much."""
+        return self.run("diff", STAT, "--summary", "--no-renames", "--no-ext-diff", f"{since}..HEAD").stdout.decode()
+
+    def _format_patch(self, commit: str, *more: str) -> bytes:
         return self.run(
-            *("format-patch", "--stdout", "-1", "--zero-commit", "--no-signature", "--full-index", "--no-stat"),
-            *("--keep-subject", "--no-numbered", "--no-renames", "--no-attach", "--no-thread", "--no-base"),
+            *("format-patch", "--stdout", "-1", "--zero-commit", "--no-signature", "--full-index"),
+            *("--no-numbered", "--no-renames", "--no-attach", "--no-thread", "--no-base"),
             *("--no-to", "--no-cc", "--no-notes", "--no-cover-letter", "--no-encode-email-headers", "--no-color"),
             *("--unified=3", "--inter-hunk-context=0", "--diff-algorithm=myers", "--indent-heuristic", "--binary"),
-            *("--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", commit),
+            *("--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", *more, commit),
         ).stdout
 
     def digests(self, commit: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint: the tokenizer.json that Hugging Face really runs, and the ggml vocabulary made of it.
+"""The tokenizer of a checkpoint: the tokenizer.json that Hugging Face really runs.
 
 transformers adds tokens of tokenizer_config.json on top of tokenizer.json when it loads a checkpoint. Where that
 changes anything, the changed tokenizer is what goes into the GGUF, so that the ids stay those of Hugging Face.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +15,16 @@ from tokenizers import AddedToken, Tokenizer
 
 from modernbert_llama.errors import CheckpointError, UnsupportedError
 from modernbert_llama.jsonfile import Fields, read_text
+from modernbert_llama.sentencepiece_model import convert_sentencepiece
 
-__all__ = ["TokenType", "TokenizerSpec", "Vocabulary", "make_vocabulary", "read_tokenizer"]
+__all__ = ["TokenizerSpec", "load_tokenizer", "read_tokenizer"]
 
 _log = logging.getLogger(__name__)
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_MODEL_FILE = "tokenizer.model"
+_OTHER_FILES = ("spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 _VERY_LARGE = 2**31  # transformers writes 1e30 for "no limit"
-
-
-class TokenType:
-    """llama.cpp's token types."""
-
-    NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -39,105 +35,31 @@ class TokenizerSpec:
     json: str
     special: dict[str, str]
     model_max_length: int | None
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A ggml byte-level BPE vocabulary: ``tokens`` and ``types`` by id, one for each row of the token embedding."""
-
-    tokens: tuple[str, ...]
-    types: tuple[int, ...]
-    merges: tuple[str, ...]
-    bos: int | None  # put before every text
-    eos: int | None  # put after every text
-    special: dict[str, int]  # unk, sep, pad, cls, mask: those that exist
+    split_special_tokens: bool = False  # special tokens that a text spells out are taken as its letters
 
 
 def read_tokenizer(folder: Path) -> TokenizerSpec:
-    """Reads tokenizer.json and what tokenizer_config.json (or the older special_tokens_map.json) adds to it."""
+    """Reads tokenizer.json, or tokenizer.model where there is none, and what tokenizer_config.json (or the older
+    special_tokens_map.json) adds to it."""
     path = folder / "tokenizer.json"
-    if not path.exists():
-        others = [
-            name for name in ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt") if (folder / name).exists()
-        ]
-        if others:
-            raise UnsupportedError(
-                f"{folder} has {others[0]} but no tokenizer.json: load it with AutoTokenizer (transformers) and save it"
-            )
-        raise CheckpointError(f"{folder} has no tokenizer.json")
-    text = read_text(path)
     config = Fields.read_optional(folder / "tokenizer_config.json")
-    if config.get("split_special_tokens"):
-        raise UnsupportedError(f"{config.path}: split_special_tokens=true cannot be converted")
-    tokenizer = _load(path, text)
-    side = config.string("truncation_side", (tokenizer.truncation or {}).get("direction", "right"))
-    if side != "right":
-        raise UnsupportedError(f"{config.path}: truncation_side={side!r} cannot be converted, only 'right' can")
-
-    named, extra = _declared_tokens(folder, config, tokenizer)
-    before = tokenizer.to_str()
-    _add_missing(tokenizer, config, named, extra)
-    after = tokenizer.to_str()
-    if after != before:
-        _log.info(
-            "%s changes the tokens of tokenizer.json; the changed tokenizer is written, as Hugging Face runs it",
-            config.path,
-        )
-        text = after
+    if not path.exists():
+        path = folder / _MODEL_FILE
+    text, special = (_from_json if path.suffix == ".json" else _from_model)(path, config)
     limit = config.get("model_max_length")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 1):
         raise config.wrong("model_max_length", "a positive number")
     return TokenizerSpec(
         path=path,
         json=text,
-        special={name: token.content for name, token in named.items()},
-        model_max_length=int(limit) if limit is not None and limit < _VERY_LARGE else None,
-    )
-
-
-def make_vocabulary(spec: TokenizerSpec, size: int) -> Vocabulary:
-    """The ggml vocabulary of ``size`` ids. ``UnsupportedError`` names what llama.cpp's BPE would do differently."""
-    root = Fields.of(spec.path, json.loads(spec.json))
-    _require_byte_level_bpe(root)
-    model = root.object("model")
-    by_id: dict[int, tuple[str, int]] = {}
-    for token, number in model.object("vocab").values.items():
-        if type(number) is not int or number < 0 or number in by_id:
-            raise CheckpointError(f"{spec.path}: the vocabulary gives token {token!r} the id {number!r}")
-        by_id[number] = (token, TokenType.NORMAL)
-    added = root.get("added_tokens")
-    for entry in added if isinstance(added, list) else []:
-        token_fields = Fields.of(spec.path, entry)
-        kind = TokenType.CONTROL if token_fields.boolean("special", False) else TokenType.USER_DEFINED
-        by_id[token_fields.integer("id", 0, minimum=0)] = (token_fields.string("content", ""), kind)
-    if by_id and max(by_id) >= size:
-        last = max(by_id)
-        raise CheckpointError(
-            f"{spec.path}: token {by_id[last][0]!r} has id {last}, but the token embedding has only {size} rows"
-        )
-    listed = [by_id.get(number, (f"[PAD{number}]", TokenType.UNUSED)) for number in range(size)]
-    ids = {token: number for number, (token, _) in by_id.items()}
-    special = {
-        name.removesuffix("_token"): ids[token]
-        for name, token in spec.special.items()
-        if token in ids and name not in ("bos_token", "eos_token")
-    }
-    bos, eos = _around_every_text(spec)
-    if bos is not None:
-        special.setdefault("cls", bos)
-    if eos is not None:
-        special.setdefault("sep", eos)
-    return Vocabulary(
-        tokens=tuple(token for token, _ in listed),
-        types=tuple(kind for _, kind in listed),
-        merges=_merges(spec.path, model),
-        bos=bos,
-        eos=eos,
         special=special,
+        model_max_length=int(limit) if limit is not None and limit < _VERY_LARGE else None,
+        split_special_tokens=config.boolean("split_special_tokens", False),
     )
 
 
-def _load(path: Path, text: str) -> Tokenizer:
+def load_tokenizer(path: Path, text: str) -> Tokenizer:
+    """A tokenizer.json as the library runs it; ``path`` is for the ``CheckpointError`` of one that it refuses."""
     try:
         tokenizer: Tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
@@ -145,18 +67,66 @@ def _load(path: Path, text: str) -> Tokenizer:
     return tokenizer
 
 
-def _declared_tokens(
-    folder: Path, config: Fields, tokenizer: Tokenizer
-) -> tuple[dict[str, AddedToken], list[AddedToken]]:
-    """The named special tokens and the further ones, in transformers' order."""
+def _from_json(path: Path, config: Fields) -> tuple[str, dict[str, str]]:
+    text = read_text(path)
+    tokenizer = load_tokenizer(path, text)
+    if Fields.of(path, json.loads(text)).object("model").get("dropout"):
+        raise UnsupportedError(f"{path}: BPE with dropout gives other ids each time; set model.dropout to null")
+    before = tokenizer.to_str()
+    declared = _declared_tokens(config, tokenizer)
+    _add_missing(tokenizer, declared)
+    _set_truncation_side(tokenizer, config)
+    after = tokenizer.to_str()
+    if after != before:
+        _log.info("%s changes tokenizer.json; the changed tokenizer is written, as Hugging Face runs it", config.path)
+        text = after
+    return text, {name: token.content for name, token in declared.named.items()}
+
+
+def _from_model(path: Path, config: Fields) -> tuple[str, dict[str, str]]:
+    folder = path.parent
+    if not path.exists():
+        others = [name for name in _OTHER_FILES if (folder / name).exists()]
+        if others:  # transformers does not look for them either, for this model type
+            raise UnsupportedError(
+                f"{folder} has {others[0]} but no tokenizer.json: load its tokenizer by its own class in transformers "
+                "and save it with save_pretrained"
+            )
+        raise CheckpointError(f"{folder} has no tokenizer.json")
+    converted = convert_sentencepiece(path)
+    tokenizer = converted.tokenizer
+    if converted.added_tokens_are_left:
+        _add_missing(tokenizer, _declared_tokens(config, tokenizer))
+    _set_truncation_side(tokenizer, config)
+    return tokenizer.to_str(), converted.special
+
+
+def _set_truncation_side(tokenizer: Tokenizer, config: Fields) -> None:
+    """Keeps the side on which Hugging Face cuts where a tokenizer.json has a place for it: its truncation object."""
+    truncation = tokenizer.truncation or {}
+    direction = truncation.get("direction", "right")
+    side = config.string("truncation_side", direction)
+    if side not in ("left", "right"):
+        raise config.wrong("truncation_side", "'left' or 'right'")
+    if side != direction:
+        tokenizer.enable_truncation(truncation.get("max_length", 512), direction=side)
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """The tokens that the files beside a tokenizer.json name, in transformers' order."""
+
+    numbered: list[AddedToken]  # by id
+    named: dict[str, AddedToken]
+    extra: list[AddedToken]
+
+
+def _declared_tokens(config: Fields, tokenizer: Tokenizer) -> _Declared:
     values = dict(config.values)
-    if "added_tokens_decoder" not in values:
+    folder = config.path.parent
+    legacy = "added_tokens_decoder" not in values
+    if legacy:
         values.update(Fields.read_optional(folder / "special_tokens_map.json").values)
-        known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        legacy = Fields.read_optional(folder / "added_tokens.json")
-        for token in legacy.values:
-            if token not in known:
-                raise UnsupportedError(f"{legacy.path}: token {token!r} is not in tokenizer.json")
     named = {name: _token(config, name, values[name]) for name in _NAMED if values.get(name) is not None}
     extra = values.get("extra_special_tokens") or values.get("additional_special_tokens") or []
     if isinstance(extra, dict):
@@ -168,7 +138,27 @@ def _declared_tokens(
         for name, value in values.items()
         if name.endswith("_token") and name not in _NAMED and isinstance(value, str)
     ]
-    return named, [_token(config, "extra_special_tokens", token) for token in [*own, *extra]]
+    more = [_token(config, "extra_special_tokens", token) for token in [*own, *extra]]
+    if legacy:
+        special = {token.content for token in [*named.values(), *more]}
+        numbered = _legacy_tokens(Fields.read_optional(folder / "added_tokens.json"), tokenizer, special)
+    else:
+        decoder = config.object("added_tokens_decoder").values
+        if not all(number.isdecimal() for number in decoder):
+            raise config.wrong("added_tokens_decoder", "an object of tokens by id")
+        # all of them: one that tokenizer.json has already takes the flags that are given here
+        numbered = [_token(config, "added_tokens_decoder", decoder[number]) for number in sorted(decoder, key=int)]
+    return _Declared(numbered, named, more)
+
+
+def _legacy_tokens(file: Fields, tokenizer: Tokenizer, special: set[str]) -> list[AddedToken]:
+    """The tokens of added_tokens.json that tokenizer.json lacks."""
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    numbers = {token: file.integer(token, 0, minimum=0) for token in file.values if token not in known}
+    return [
+        AddedToken(token, special=token in special, normalized=token not in special)
+        for token in sorted(numbers, key=lambda token: numbers[token])
+    ]
 
 
 def _token(config: Fields, key: str, value: object) -> AddedToken:
@@ -188,80 +178,14 @@ def _token(config: Fields, key: str, value: object) -> AddedToken:
     )
 
 
-def _add_missing(
-    tokenizer: Tokenizer, config: Fields, named: Mapping[str, AddedToken], extra: list[AddedToken]
-) -> None:
-    decoder = config.object("added_tokens_decoder").values
-    if not all(number.isdecimal() for number in decoder):
-        raise config.wrong("added_tokens_decoder", "an object of tokens by id")
-    # all of the decoder's tokens: one that tokenizer.json has already takes the flags that are given here
-    tokens = [_token(config, "added_tokens_decoder", decoder[number]) for number in sorted(decoder, key=int)]
+def _add_missing(tokenizer: Tokenizer, declared: _Declared) -> None:
+    tokens = list(declared.numbered)
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()} | {t.content for t in tokens}
-    for token in [*named.values(), *extra]:
+    for token in [*declared.named.values(), *declared.extra]:
         if token.content not in present:
             present.add(token.content)
             tokens.append(token)
-    names = {token.content for token in named.values()}
+    names = {token.content for token in declared.named.values()}
     for token in tokens:
         token.special = token.special or token.content in names
     tokenizer.add_tokens(tokens)
-
-
-def _around_every_text(spec: TokenizerSpec) -> tuple[int | None, int | None]:
-    """The ids that the post-processor puts before and after a text."""
-    tokenizer = _load(spec.path, spec.json)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    body = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a").ids
-    for before in (0, 1):
-        if whole[before : before + len(body)] == body and len(whole) - len(body) - before in (0, 1):
-            after = before + len(body)
-            return (whole[0] if before else None, whole[after] if after < len(whole) else None)
-    raise UnsupportedError(f"{spec.path}: a post-processor that gives {whole} for the text {body} cannot be converted")
-
-
-def _require_byte_level_bpe(root: Fields) -> None:
-    model = root.object("model")
-    kind = model.string("type", "BPE" if model.get("merges") is not None else "of no type")
-    if kind != "BPE":
-        raise UnsupportedError(f"{root.path}: a {kind} tokenizer cannot be converted, only byte-level BPE can")
-    for option in ("byte_fallback", "ignore_merges", "dropout", "continuing_subword_prefix", "end_of_word_suffix"):
-        if model.get(option):
-            raise UnsupportedError(f"{root.path}: BPE with {option}={model.get(option)!r} cannot be converted")
-    steps = _steps(root, "pre_tokenizer", "pretokenizers")
-    names = [step.string("type", "of no type") for step in steps]
-    if names != ["ByteLevel"]:
-        raise UnsupportedError(
-            f"{root.path}: pre-tokenizer {' + '.join(names) or 'none'} cannot be converted, only ByteLevel"
-        )
-    if steps[0].boolean("add_prefix_space", True) or not steps[0].boolean("use_regex", True):
-        raise UnsupportedError(f"{root.path}: pre-tokenizer ByteLevel with add_prefix_space or without its regex")
-    for step in _steps(root, "normalizer", "normalizers"):
-        if step.string("type", "of no type") != "NFC":
-            raise UnsupportedError(f"{root.path}: normalizer {step.get('type')} cannot be converted, only NFC")
-
-
-def _steps(root: Fields, key: str, inner: str) -> list[Fields]:
-    step = root.object(key)
-    if step.get("type") != "Sequence":
-        return [step] if step.values else []
-    items = step.get(inner)
-    return [Fields.of(root.path, item) for item in items] if isinstance(items, list) else []
-
-
-def _merges(path: Path, model: Fields) -> tuple[str, ...]:
-    merges = []
-    listed = model.get("merges")
-    for item in listed if isinstance(listed, list) else []:
-        pair = item.split(" ") if isinstance(item, str) else item
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(p, str) and p and " " not in p for p in pair)
-        ):
-            raise CheckpointError(f"{path}: {item!r} is not a merge of two tokens")
-        merges.append(" ".join(pair))
-    if not merges:  # llama.cpp refuses a BPE vocabulary without any
-        raise CheckpointError(f"{path}: the BPE model has no merges")
-    return tuple(merges)

@@ -13,11 +13,13 @@ except ImportError as error:
         "build and install the package with: pip install ."
     ) from error
 
-__all__ = ["Engine", "batch_plan", "read_metadata"]
+__all__ = ["Engine", "batch_plan", "quantize", "read_metadata", "read_tensors"]
 
 Engine = _core.Engine
 batch_plan = _core.batch_plan
+quantize = _core.quantize
 read_metadata = _core.read_metadata
+read_tensors = _core.read_tensors
 
 _logger = logging.getLogger("modernbert_llama")
 _logger.addHandler(logging.NullHandler())

@@ -134,12 +134,12 @@ class PatchSet:
         raise PatchSetError(f"no upstream {name!r} in {self.pins}; there are: {', '.join(u.name for u in upstreams)}")
 
     def pin(self, upstream: Upstream) -> None:
-        """Write ``upstream`` into ``upstreams.json``: in place of the entry of its name, or as the newest."""
+        """Write ``upstream`` into ``upstreams.json``: in place of its old entry, or in the order of versions."""
         upstreams = self.upstreams()
         if upstream.name in (known.name for known in upstreams):
             upstreams = [upstream if known.name == upstream.name else known for known in upstreams]
         else:
-            upstreams.insert(0, upstream)
+            upstreams.insert(_place(upstreams, upstream), upstream)
         text = json.dumps([entry.to_json() for entry in upstreams], indent=2) + "\n"
         write_atomically(self.pins, text.encode())
 
@@ -155,6 +155,12 @@ class PatchSet:
         lines = (folder / "series").read_text(encoding="utf-8").splitlines()
         names = [line.partition("#")[0].strip() for line in lines]
         return [folder / name for name in names if name]
+
+    def notes(self, upstream: Upstream) -> list[str]:
+        """The comment lines of the series: the title of its cover letter, then the introduction."""
+        series = self.folder(upstream) / "series"
+        lines = series.read_text(encoding="utf-8").splitlines() if series.is_file() else []
+        return [line[1:].strip() for line in lines if line.startswith("#")]
 
     def patches(self, upstream: Upstream) -> list[Patch]:
         """The parsed patches in order."""
@@ -177,6 +183,19 @@ class PatchSet:
             except PatchSetError as error:
                 found.append(str(error))
         return found
+
+
+def _place(upstreams: list[Upstream], new: Upstream) -> int:
+    """Above the first older release of its package, else below its last one; another package goes to the end."""
+
+    def key(upstream: Upstream) -> list[int]:
+        return [int(digits) for digits in re.findall(r"\d+", upstream.version)]
+
+    same = [i for i, known in enumerate(upstreams) if known.package == new.package]
+    older = [i for i in same if key(upstreams[i]) < key(new)]
+    if older:
+        return older[0]
+    return same[-1] + 1 if same else len(upstreams)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,8 +29,11 @@ if not __package__:
 
 from modernbert_llama.errors import PatchSetError
 from modernbert_llama.gittree import STAMP, Git, folder_digests, hash_of, reason, tree_hash
+from modernbert_llama.mbox import letter
 from modernbert_llama.patchfile import TRAILERS, Patch, PatchSet, slug, write_atomically
-from modernbert_llama.upstream import Upstream, extract, fetch, file_sha256
+from modernbert_llama.refresh import Refreshed, refresh, resume, summary
+from modernbert_llama.upstream import Upstream, extract, fetch, file_sha256, newest_version
+from modernbert_llama.worktree import BASE, commits, export_commits, pristine, workspace
 
 __all__ = [
     "Patch",
@@ -41,13 +44,13 @@ __all__ = [
     "check",
     "default_root",
     "export",
+    "export_mbox",
     "main",
     "refresh",
+    "resume",
     "slug",
     "tree_hash",
 ]
-
-BASE = "upstream"  # the tag of the pristine commit in a tree made by `apply --git`
 
 
 def default_root() -> Path:
@@ -60,24 +63,6 @@ def default_root() -> Path:
 
 def _series_hash(series: Sequence[Path]) -> str:
     return hashlib.sha256("".join(f"{file_sha256(path)}  {path.name}\n" for path in series).encode()).hexdigest()
-
-
-@contextmanager
-def _workspace() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="patchset-") as name:
-        tree = Path(name).resolve() / "tree"
-        tree.mkdir()
-        yield tree
-
-
-def _pristine(upstream: Upstream, archive: Path, folder: Path) -> Git:
-    extract(upstream, archive, folder)
-    git = Git(folder)
-    git.init("patches")
-    git.commit_all(f"{upstream.name}, unpatched")
-    git.run("tag", "--no-sign", BASE)
-    git.run("config", "patchset.upstream", upstream.name)
-    return git
 
 
 def apply(patches: PatchSet, upstream: Upstream, dest: Path, sdist: Path | None = None) -> bool:
@@ -126,7 +111,7 @@ def apply_git(patches: PatchSet, upstream: Upstream, dest: Path, sdist: Path | N
         raise PatchSetError(f"{dest}: not empty; a tree to work in is never overwritten")
     archive = fetch(upstream, sdist)
     with _beside(dest) as tree:
-        git = _pristine(upstream, archive, tree)
+        git = pristine(upstream, archive, tree)
         for path in patches.series(upstream):
             git.am(path)
 
@@ -152,37 +137,6 @@ def _beside(dest: Path) -> Iterator[Path]:
         tree.rename(dest)
 
 
-def _exported(git: Git, commits: Sequence[str]) -> dict[str, bytes]:
-    """File name to content, in order."""
-    found: dict[str, bytes] = {}
-    for commit in commits:
-        name = f"{slug(git.text('log', '-1', '--format=%s', commit))}.patch"
-        if name in found:
-            raise PatchSetError(f"two commits would both be written to {name}: give one another subject")
-        found[name] = git.format_patch(commit)
-    return found
-
-
-def _commits(git: Git, since: str) -> list[str]:
-    merges = git.text("rev-list", "--merges", f"{since}..HEAD")
-    if merges:
-        raise PatchSetError(f"{git.folder}: a series is linear, but {merges.split()[0]} is a merge")
-    return git.text("rev-list", "--reverse", f"{since}..HEAD").split()
-
-
-def _write_series(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    series = folder / "series"
-    lines = series.read_text(encoding="utf-8").splitlines() if series.is_file() else []
-    comments = [line for line in lines if line.startswith("#")]
-    for name, content in files.items():
-        write_atomically(folder / name, content)
-    write_atomically(series, "".join(f"{line}\n" for line in [*comments, *files]).encode())
-    for path in folder.glob("*.patch"):
-        if path.name not in files:
-            path.unlink()
-
-
 def export(
     patches: PatchSet,
     upstream: Upstream,
@@ -195,12 +149,42 @@ def export(
     Without ``tree``, the committed series is applied and written again. Without ``output`` the upstream's own folder
     and its pin are updated. Raises PatchSetError when ``tree`` holds uncommitted changes or another upstream.
     """
+    with _series_tree(patches, upstream, tree, sdist) as git:
+        return export_commits(patches, upstream, git, output)
+
+
+def export_mbox(
+    patches: PatchSet, upstream: Upstream, mbox: Path, tree: Path | None = None, sdist: Path | None = None
+) -> Path:
+    """Write the commits that :func:`export` would write as one mbox for ``git am``; the path of its cover letter.
+
+    The cover letter lies beside the mbox, with the ending ".cover". Paths in the mails are relative to llama.cpp's
+    root. Raises PatchSetError, also for a series without patches.
+    """
+    cover = mbox.with_suffix(".cover")
+    if cover == mbox:
+        raise PatchSetError(f"{mbox}: the cover letter would have the same name; choose another ending, such as .mbox")
+    with _series_tree(patches, upstream, tree, sdist) as git:
+        series = commits(git)
+        if not series:
+            raise PatchSetError(f"{upstream.name}: the series has no patches to send")
+        mails = letter(git, upstream, series, BASE, patches.notes(upstream))
+    mbox.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(mbox, mails.mbox)
+    write_atomically(cover, mails.cover)
+    return cover
+
+
+@contextmanager
+def _series_tree(patches: PatchSet, upstream: Upstream, tree: Path | None, sdist: Path | None) -> Iterator[Git]:
+    """``tree`` if it is fit to be exported, or a repository with the committed series, for the time being."""
     if tree is None:
-        with _workspace() as folder:
-            git = _pristine(upstream, fetch(upstream, sdist), folder)
+        with workspace() as folder:
+            git = pristine(upstream, fetch(upstream, sdist), folder)
             for path in patches.series(upstream):
                 git.am(path, "--3way")
-            return _export(patches, upstream, git, output)
+            yield git
+        return
     git = Git(tree)
     if not (tree / ".git").exists():
         raise PatchSetError(f"{tree}: no git repository; make one with: apply --git")
@@ -209,15 +193,7 @@ def export(
         raise PatchSetError(f"{tree}: made for {made_for or 'another purpose'}, not for {upstream.name}")
     if git.text("status", "--porcelain", "--untracked-files=no"):
         raise PatchSetError(f"{tree}: holds changes that are not committed")
-    return _export(patches, upstream, git, output)
-
-
-def _export(patches: PatchSet, upstream: Upstream, git: Git, output: Path | None) -> list[str]:
-    files = _exported(git, _commits(git, BASE))
-    _write_series(output or patches.folder(upstream), files)
-    if output is None:
-        patches.pin(dataclasses.replace(upstream, tree=hash_of(git.digests("HEAD"))))
-    return list(files)
+    yield git
 
 
 def check(patches: PatchSet, upstream: Upstream, sdist: Path | None = None) -> list[str]:
@@ -225,100 +201,20 @@ def check(patches: PatchSet, upstream: Upstream, sdist: Path | None = None) -> l
     found = patches.problems(upstream)
     try:
         archive = fetch(upstream, sdist)
-        with _workspace() as folder:
-            git = _pristine(upstream, archive, folder)
+        with workspace() as folder:
+            git = pristine(upstream, archive, folder)
             series = [path for path in dict.fromkeys(patches.series(upstream)) if path.is_file()]
             for path in series:
                 git.am(path)
             digest = hash_of(git.digests("HEAD"))
             if digest != upstream.tree:
                 found.append(f"the patched tree's hash is {digest}, but the pin says {upstream.tree or 'none'}")
-            for path, commit in zip(series, _commits(git, BASE), strict=True):
+            for path, commit in zip(series, commits(git), strict=True):
                 if git.format_patch(commit) != path.read_bytes():
                     found.append(f"{path.name}: an export differs from the file; run refresh or export")
     except PatchSetError as error:
         found.append(str(error))
     return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Refreshed:
-    """What became of one patch: ``status`` is applied, taken upstream, conflict or not tried."""
-
-    name: str
-    status: str
-    files: tuple[str, ...] = ()
-
-
-def refresh(
-    patches: PatchSet,
-    source: Upstream,
-    target: Upstream,
-    *,
-    keep_going: bool = False,
-    dest: Path | None = None,
-    source_sdist: Path | None = None,
-    target_sdist: Path | None = None,
-) -> tuple[list[Refreshed], bool]:
-    """Carry the series of ``source`` over to ``target`` by a three-way merge for each patch.
-
-    Returns what became of each patch, and whether the target's folder and pin were written: only when no patch was in
-    conflict, or with ``keep_going``, which leaves those out. ``dest`` keeps the work tree: after a stop it holds the
-    conflict, to be resolved there and exported with ``export --tree`` (a new target is pinned for that).
-    """
-    if dest is not None and dest.exists() and any(dest.iterdir()):
-        raise PatchSetError(f"{dest}: not empty")
-    old, new = fetch(source, source_sdist), fetch(target, target_sdist)
-    target = dataclasses.replace(target, sha256=target.sha256 or file_sha256(new))
-    series = patches.series(source)
-    with _workspace() as temporary:
-        if dest is not None:
-            dest.mkdir(parents=True, exist_ok=True)
-        git = _pristine(source, old, dest or temporary)
-        for path in series:
-            git.am(path, "--3way")
-        results, stopped = [Refreshed(path.name, "applied") for path in series], False
-        if target.name != source.name:
-            commits = _commits(git, BASE)
-            _replace_base(git, target, new)
-            results, stopped = _pick(git, [path.name for path in series], commits, keep_going)
-        if stopped:
-            if dest is not None:
-                patches.pin(target)  # so that the export that ends the work by hand knows it
-            return results, False
-        _export(patches, target, git, None)
-        return results, True
-
-
-def _replace_base(git: Git, target: Upstream, archive: Path) -> None:
-    """A second root commit, the new pristine tree, in the repository that holds the old tree and the patches."""
-    git.run("branch", "--quiet", "--move", "before")
-    git.run("checkout", "--quiet", "--orphan", "patches")
-    git.run("rm", "-r", "--quiet", "--force", "--ignore-unmatch", ".")
-    extract(target, archive, git.folder)
-    git.commit_all(f"{target.name}, unpatched")
-    git.run("tag", "--no-sign", "--force", BASE)
-    git.run("config", "patchset.upstream", target.name)
-
-
-def _pick(git: Git, names: Sequence[str], commits: Sequence[str], keep_going: bool) -> tuple[list[Refreshed], bool]:
-    results: list[Refreshed] = []
-    for index, (name, commit) in enumerate(zip(names, commits, strict=True)):
-        done = git.run("cherry-pick", commit, check=False)
-        if not done.returncode:
-            results.append(Refreshed(name, "applied"))
-            continue
-        unmerged = git.text("diff", "--name-only", "--diff-filter=U").splitlines()
-        if unmerged:
-            results.append(Refreshed(name, "conflict", tuple(unmerged)))
-            if not keep_going:
-                return results + [Refreshed(rest, "not tried") for rest in names[index + 1 :]], True
-        elif git.run("diff", "--quiet", "HEAD", check=False).returncode:
-            raise PatchSetError(f"{name}: {reason(done)}")
-        else:
-            results.append(Refreshed(name, "taken upstream"))
-        git.run("cherry-pick", "--skip")
-    return results, False
 
 
 def _list(patches: PatchSet, names: Sequence[str]) -> None:
@@ -334,45 +230,56 @@ def _list(patches: PatchSet, names: Sequence[str]) -> None:
 
 
 def _refresh(patches: PatchSet, args: argparse.Namespace) -> int:
-    source = patches.upstream(args.source)
-    if args.version:
-        target = dataclasses.replace(
-            source,
-            name=f"{source.package}-{args.version}",
-            version=args.version,
-            commit=args.commit,
-            sha256="",
-            tree="",
-        )
-        known = [upstream for upstream in patches.upstreams() if upstream.name == target.name]
-        target = known[0] if known else target
+    if args.resume:
+        if not args.dest:
+            raise PatchSetError("--continue needs the --dest of the refresh that stopped")
+        results, written, target = resume(patches, args.dest, keep_going=args.keep_going)
     else:
-        target = patches.upstream(args.target or source.name)
-    results, written = refresh(
-        patches,
-        source,
-        target,
-        keep_going=args.keep_going,
-        dest=args.dest,
-        source_sdist=args.sdist,
-        target_sdist=args.to_sdist or (args.sdist if target.name == source.name else None),
-    )
-    width = max((len(result.name) for result in results), default=0)
-    for result in results:
-        print(f"{result.name:{width}}  {result.status}  {' '.join(result.files)}".rstrip())
-    conflicts = [result for result in results if result.status == "conflict"]
+        source = patches.upstream(args.source)
+        target = _refresh_target(patches, source, args.target, args.version, args.commit)
+        results, written = refresh(
+            patches,
+            source,
+            target,
+            keep_going=args.keep_going,
+            dest=args.dest,
+            source_sdist=args.sdist,
+            target_sdist=args.to_sdist or (args.sdist if target.name == source.name else None),
+        )
+    _print_results(results)
+    conflicts = [result.name for result in results if result.status == "conflict"]
     if written:
-        left_out = f", {len(conflicts)} left out" if conflicts else ""
-        print(f"written: {patches.folder(target)} and the pin{left_out}")
+        print(f"written: {patches.folder(target)} and the pin{', without those in conflict' if conflicts else ''}")
         return 1 if conflicts else 0
     if args.dest:
-        left = sum(result.status == "not tried" for result in results)
-        rest = f", git cherry-pick before~{left}..before" if left else ""
-        print(f"in {args.dest}: resolve, git add, git cherry-pick --continue{rest}; then")
-        print(f"export --upstream {target.name} --tree {args.dest}")
+        print(f"{args.dest} holds the conflict of {conflicts[0]}: edit the files and git add them, or leave the")
+        print(f"patch out with git cherry-pick --skip; then: refresh --continue --dest {args.dest}")
     else:
-        print("nothing written; --dest DIR keeps the tree with the conflict, --keep-going leaves the patch out")
+        print("nothing written; --dest DIR keeps the tree with the first conflict, --keep-going leaves conflicts out")
     return 1
+
+
+def _refresh_target(patches: PatchSet, source: Upstream, name: str, version: str, commit: str) -> Upstream:
+    if not version:
+        return patches.upstream(name or source.name)
+    if version == "latest":
+        version = newest_version(source.package)
+        if version == source.version:
+            raise PatchSetError(f"{source.name} is the newest release already")
+    name = f"{source.package}-{version}"
+    known = [upstream for upstream in patches.upstreams() if upstream.name == name]
+    new = dataclasses.replace(source, name=name, version=version, commit=commit, sha256="", tree="")
+    return known[0] if known else new
+
+
+def _print_results(results: Sequence[Refreshed]) -> None:
+    statuses = max((len(result.status) for result in results), default=0)
+    for result in results:
+        print(f"{result.status:{statuses}}  {result.name}")
+        details = [f"in {' '.join(result.files)}"] if result.files else []
+        for line in [*details, *filter(None, [result.note])]:
+            print(f"{'':{statuses}}    {line}")
+    print(summary(results))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -399,15 +306,23 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--from", dest="source", help="the upstream whose series is carried (default: the newest)")
     goal = verb.add_mutually_exclusive_group()
     goal.add_argument("--to", dest="target", help="an upstream in upstreams.json (default: the same)")
-    goal.add_argument("--version", help="a release that is not in upstreams.json yet")
+    goal.add_argument("--version", help="a release that is not in upstreams.json yet, or 'latest'")
+    goal.add_argument("--continue", dest="resume", action="store_true", help="go on in --dest, its conflict resolved")
     verb.add_argument("--commit", default="", help="with --version: the llama.cpp commit, for the record")
     verb.add_argument("--to-sdist", type=Path, help="the new upstream's source distribution at hand")
-    verb.add_argument("--keep-going", action="store_true", help="leave a patch in conflict out and go on")
+    verb.add_argument("--keep-going", action="store_true", help="write the series without the patches in conflict")
     verb.add_argument("--dest", type=Path, help="keep the work tree here")
 
     verb = verbs.add_parser("export", parents=[common, local, one], help="write the patch files")
     verb.add_argument("--tree", type=Path, help="a repository made by apply --git (default: the committed series)")
-    verb.add_argument("--output", type=Path, help="write here, and leave the pin alone")
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument("--output", type=Path, help="write here, and leave the pin alone")
+    where.add_argument(
+        "--mbox",
+        type=Path,
+        metavar="FILE",
+        help="write one file for `git am` instead, and FILE's cover letter (.cover)",
+    )
     return parser
 
 
@@ -428,6 +343,10 @@ def _run(args: argparse.Namespace) -> int:
         return int(failed)
     elif args.verb == "export":
         upstream = patches.upstream(args.upstream)
+        if args.mbox:
+            cover = export_mbox(patches, upstream, args.mbox, args.tree, args.sdist)
+            print(f"{args.mbox}: for git am in a llama.cpp checkout\n{cover}: the cover letter")
+            return 0
         for name in export(patches, upstream, args.tree, args.output, args.sdist):
             print(name)
     else:

@@ -9,27 +9,32 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from modernbert_llama.errors import InputError, ModernBertLlamaError
+from modernbert_llama.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["MissingExtraError", "Precision", "Reference", "pool", "reference_ids", "require_extra"]
+__all__ = [
+    "CrossReference",
+    "Precision",
+    "Reference",
+    "SentenceReference",
+    "pool",
+    "reference_ids",
+    "require_extra",
+]
 
 Precision = Literal["float64", "float32", "bfloat16"]
 _EXTRA: Final = ("torch", "transformers")
 _ATTENTION: Final = "modernbert_llama_reference"
 _QUERY_ROWS: Final = 256  # queries a step: 8192 tokens in float64 would otherwise need gigabytes of scores
-
-
-class MissingExtraError(ModernBertLlamaError, ImportError):
-    """A library of the ``compare`` extra is not installed."""
 
 
 def require_extra(*modules: str) -> None:
@@ -42,14 +47,24 @@ def require_extra(*modules: str) -> None:
 
 
 def pool(hidden: NDArray[Any], pooling: str) -> NDArray[Any]:
-    """Pool (n_tokens, width) to (width,): ``"cls"`` is the first row, ``"last"`` the last, ``"mean"`` their mean."""
-    if pooling == "cls":
-        return np.asarray(hidden[0])
-    if pooling == "last":
-        return np.asarray(hidden[-1])
-    if pooling == "mean":
-        return np.asarray(hidden.mean(axis=0))
-    raise InputError(f"unknown pooling {pooling!r}")
+    """Pool (n_tokens, width) to (width,) by the mode of that name, or to (modes * width,) by several joined by "+"."""
+    return np.concatenate([_pool(hidden, mode) for mode in pooling.split("+")])
+
+
+def _pool(hidden: NDArray[Any], mode: str) -> NDArray[Any]:
+    n = len(hidden)
+    positions = np.arange(1, n + 1)[:, None]
+    found = {
+        "cls": lambda: hidden[0],
+        "last": lambda: hidden[-1],
+        "max": lambda: hidden.max(axis=0),
+        "mean": lambda: hidden.mean(axis=0),
+        "mean_sqrt_len": lambda: hidden.sum(axis=0) / math.sqrt(n),
+        "weightedmean": lambda: (hidden * positions).sum(axis=0) / positions.sum(),
+    }.get(mode)
+    if found is None:
+        raise InputError(f"unknown pooling {mode!r}")
+    return np.asarray(found())
 
 
 def reference_ids(folder: Path | str, texts: Sequence[str]) -> list[list[int]]:
@@ -135,6 +150,59 @@ class Reference:
             self._take(name, value.transpose(1, 2).flatten(2))
 
 
+class SentenceReference:
+    """A checkpoint folder in sentence-transformers, at one precision: its modules, prompts and limits, text by text."""
+
+    def __init__(self, folder: Path | str, precision: Precision = "float64") -> None:
+        require_extra(*_EXTRA, "sentence_transformers")
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        _register_attention()
+        self.precision: Precision = precision
+        dtype = getattr(torch, precision)
+        options = {"dtype": dtype, "attn_implementation": _ATTENTION}
+        self.model: Any = SentenceTransformer(str(folder), device="cpu", model_kwargs=options).to(dtype)
+        if precision == "float64":
+            encoder = self.model[0].auto_model
+            encoder.rotary_emb = _rotary_float64(encoder.config)
+
+    def encode(self, texts: Sequence[str], **options: Any) -> NDArray[np.float64]:
+        """``SentenceTransformer.encode`` with its options: (n, width)."""
+        with _rope_in_own_type(self.precision):
+            rows = [self.model.encode([text], convert_to_tensor=True, **options)[0] for text in texts]
+        return np.stack([_array(row) for row in rows])
+
+
+class CrossReference:
+    """A cross-encoder or text classifier in sentence-transformers, at one precision, pair by pair."""
+
+    def __init__(self, folder: Path | str, precision: Precision = "float64") -> None:
+        require_extra(*_EXTRA, "sentence_transformers")
+        import torch
+        from sentence_transformers import CrossEncoder
+
+        _register_attention()
+        self.precision: Precision = precision
+        dtype = getattr(torch, precision)
+        options = {"dtype": dtype, "attn_implementation": _ATTENTION}
+        self.model: Any = CrossEncoder(str(folder), device="cpu", model_kwargs=options).to(dtype)
+        if precision == "float64":
+            encoder = self.model[0].auto_model
+            encoder = getattr(encoder, "model", encoder)
+            encoder.rotary_emb = _rotary_float64(encoder.config)
+
+    def predict(self, pairs: Sequence[tuple[str, str]], *, raw: bool = False, **options: Any) -> NDArray[np.float64]:
+        """``CrossEncoder.predict`` with its options: (n, labels), with ``raw`` the logits."""
+        import torch
+
+        if raw:
+            options["activation_fn"] = torch.nn.Identity()
+        with _rope_in_own_type(self.precision):
+            rows = [self.model.predict([pair], convert_to_tensor=True, **options)[0] for pair in pairs]
+        return np.stack([_array(row) for row in rows]).reshape(len(pairs), -1)
+
+
 def _array(tensor: Any) -> NDArray[np.float64]:
     import torch
 
@@ -147,16 +215,42 @@ def _rotary_float64(config: Any) -> Any:
 
     class Rotary(torch.nn.Module):  # type: ignore[misc]
         def forward(self, x: Any, position_ids: Any, layer_type: str) -> tuple[Any, Any]:
-            parameters = config.rope_parameters[layer_type]
-            if parameters.get("rope_type", "default") != "default":
-                raise InputError(f"no float64 reference for rope_type {parameters['rope_type']!r}")
-            size = config.hidden_size // config.num_attention_heads
-            exponents = torch.arange(0, size, 2, dtype=torch.float64) / size
-            angles = position_ids[..., None].double() / float(parameters["rope_theta"]) ** exponents
+            frequencies, magnitude = _frequencies(config, config.rope_parameters[layer_type])
+            angles = position_ids[..., None].double() * torch.from_numpy(frequencies)
             angles = torch.cat((angles, angles), dim=-1)
-            return angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+            return (angles.cos() * magnitude).to(x.dtype), (angles.sin() * magnitude).to(x.dtype)
 
     return Rotary()
+
+
+def _frequencies(config: Any, parameters: dict[str, Any]) -> tuple[NDArray[np.float64], float]:
+    """What each pair of a head turns a position, and the factor on sines and cosines: transformers' in float64."""
+    kind = parameters.get("rope_type", "default")
+    size = config.hidden_size // config.num_attention_heads
+    theta = float(parameters["rope_theta"])
+    frequencies: NDArray[np.float64] = np.power(theta, -np.arange(0, size, 2) / size)
+    if kind in ("default", "dynamic"):  # dynamic scaling begins beyond max_position_embeddings
+        return frequencies, 1.0
+    if kind == "linear":
+        return frequencies / float(parameters["factor"]), 1.0
+    if kind != "yarn":
+        raise InputError(f"no float64 reference for rope_type {kind!r}")
+    original = parameters["original_max_position_embeddings"]
+    factor = float(parameters["factor"] or config.max_position_embeddings / original)
+
+    def pair(turns: float) -> float:  # which turns so often within the original context
+        return float(size) * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    def magnitude(mscale: float) -> float:
+        return 1.0 + (0.1 * mscale * math.log(factor) if factor > 1 else 0.0)
+
+    first = max(math.floor(pair(parameters.get("beta_fast") or 32)), 0)
+    last = min(math.ceil(pair(parameters.get("beta_slow") or 1)), size - 1)
+    scaled = np.clip((np.arange(size // 2) - first) / max(last - first, 0.001), 0, 1)
+    own, top, bottom = (parameters.get(key) for key in ("attention_factor", "mscale", "mscale_all_dim"))
+    if own is None:
+        own = magnitude(top) / magnitude(bottom) if top and bottom else magnitude(1)
+    return frequencies * (1 - scaled) + frequencies / factor * scaled, float(own)
 
 
 @contextlib.contextmanager
@@ -188,7 +282,8 @@ def _register_attention() -> None:
 
     def attention(module: Any, q: Any, k: Any, v: Any, mask: Any, **options: Any) -> tuple[Any, None]:
         for name, value in (("Qcur", q), ("Kcur", k), ("Vcur", v)):
-            module.take_reference(f"{name}-{module.layer_idx}", value)
+            if hasattr(module, "take_reference"):
+                module.take_reference(f"{name}-{module.layer_idx}", value)
         if q.dtype != torch.float64:
             output, _ = sdpa_attention_forward(module, q, k, v, mask, **options)
             return output, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from modernbert_llama.errors import CheckpointError, ModelNotFoundError, UnsupportedError
 
-__all__ = ["StoredTensor", "read_tensors"]
+__all__ = ["StoredTensor", "read_tensors", "take_tensor"]
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _MAX_HEADER = 100_000_000  # the format's own limit, bytes
@@ -92,6 +93,19 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
+
+
+def take_tensor(tensors: Mapping[str, StoredTensor], name: str, shape: tuple[int, ...]) -> StoredTensor:
+    """The tensor of that name, which must be there, with the shape that config.json tells."""
+    stored = tensors.get(name)
+    if stored is None:
+        reason = " (config.json says that there are biases)" if name.endswith(".bias") else ""
+        raise CheckpointError(f"the checkpoint lacks tensor {name!r}, of shape {list(shape)}{reason}")
+    if stored.shape != shape:
+        raise CheckpointError(
+            f"{stored.path}: tensor {name!r} has shape {list(stored.shape)}, expected {list(shape)} by config.json"
+        )
+    return stored
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -14,7 +14,7 @@ import itertools
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,11 +53,12 @@ class CheckpointSpec:
     """The shape of a checkpoint and of the folder around it.
 
     ``layer_types`` (``"full_attention"`` or ``"sliding_attention"`` a layer) overrides ``global_every``, and needs
-    ``config_format`` 5. ``window`` is ``local_attention``, the full width. ``pooling`` None writes no files of
-    sentence-transformers. ``config_format`` is the transformers generation whose ``config.json`` (and spelling of the
-    sentence-transformers modules) is written. ``prefix`` begins every tensor name. ``stored`` is the element type in
-    the safetensors file, ``shards`` the number of files. ``gain`` scales what each block adds to the residual stream,
-    ``logit_gain`` the queries and keys.
+    ``config_format`` 5. ``global_scaling`` and ``local_scaling`` are RoPE parameters as transformers writes them, but
+    for the theta; ``config_format`` 4 has one for both. ``window`` is ``local_attention``, the full width. ``pooling``
+    None writes no files of sentence-transformers. ``config_format`` is the transformers generation whose
+    ``config.json`` (and spelling of the sentence-transformers modules) is written. ``prefix`` begins every tensor name.
+    ``stored`` is the element type in the safetensors file, ``shards`` the number of files. ``gain`` scales what each
+    block adds to the residual stream, ``logit_gain`` the queries and keys.
     """
 
     name: str
@@ -67,6 +68,8 @@ class CheckpointSpec:
     n_head: int
     global_theta: float = 160000.0
     local_theta: float = 10000.0
+    global_scaling: Mapping[str, Any] | None = None
+    local_scaling: Mapping[str, Any] | None = None
     window: int = 128
     global_every: int = 3
     layer_types: tuple[str, ...] | None = None
@@ -129,6 +132,8 @@ def write_checkpoint(folder: Path | str, spec: CheckpointSpec, tokenizer_json: s
     """
     if spec.layer_types is not None and (len(spec.layer_types) != spec.n_layer or spec.config_format == 4):
         raise InputError("layer_types needs one entry a layer, and config_format 5")
+    if spec.config_format == 4 and spec.global_scaling != spec.local_scaling:
+        raise InputError("config_format 4 has one RoPE scaling for all layers")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer_json is None and spec.vocab == "small":
@@ -310,6 +315,8 @@ def _config(spec: CheckpointSpec) -> dict[str, Any]:
             "torch_dtype": dtype,
             "transformers_version": "4.48.0",
         }
+        if spec.global_scaling is not None:
+            config["rope_scaling"] = dict(spec.global_scaling)
         if spec.layer_norm_eps is not None:
             config["layer_norm_eps"] = spec.layer_norm_eps
     else:
@@ -317,8 +324,10 @@ def _config(spec: CheckpointSpec) -> dict[str, Any]:
             "dtype": dtype,
             "layer_types": list(spec.layers),
             "rope_parameters": {
-                "full_attention": {"rope_theta": spec.global_theta, "rope_type": "default"},
-                "sliding_attention": {"rope_theta": spec.local_theta, "rope_type": "default"},
+                "full_attention": {"rope_theta": spec.global_theta, "rope_type": "default"}
+                | dict(spec.global_scaling or {}),
+                "sliding_attention": {"rope_theta": spec.local_theta, "rope_type": "default"}
+                | dict(spec.local_scaling or {}),
             },
             "transformers_version": "5.23.0",
         }

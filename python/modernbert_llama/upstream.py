@@ -16,13 +16,24 @@ import ssl
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modernbert_llama.errors import PatchSetError
 
-__all__ = ["PipSettings", "Upstream", "cache_folder", "extract", "fetch", "file_sha256", "pip_settings"]
+__all__ = [
+    "PipSettings",
+    "Upstream",
+    "cache_folder",
+    "extract",
+    "fetch",
+    "file_sha256",
+    "newest_version",
+    "pip_settings",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,15 +193,50 @@ def _require_sha256(path: Path, upstream: Upstream, origin: str) -> None:
         raise PatchSetError(f"{origin}: sha256 is {found}, but {upstream.name} is pinned to {upstream.sha256}")
 
 
-def _download(upstream: Upstream, folder: Path) -> Path:
+def newest_version(package: str) -> str:
+    """The newest release of ``package`` with a source distribution, in the places that pip is configured for.
+
+    Raises PatchSetError.
+    """
+    found: list[str] = []
+    problems: list[str] = []
+    with _finders(f"the newest {package}") as (_, finders):
+        for finder in finders:
+            found += _newest(finder, package, problems)
+    if not found:
+        detail = "; ".join(problems) or "no source distribution where pip is configured to look"
+        raise PatchSetError(f"the newest {package} cannot be looked up: {detail}")
+    from packaging.version import Version  # comes with unearth
+
+    return max(found, key=Version)
+
+
+def _newest(finder: Callable[[], Any], package: str, problems: list[str]) -> list[str]:
+    try:
+        matches = finder().find_matches(package)  # newest first
+        return [str(match.version) for match in matches if not match.link.is_wheel][:1]
+    except Exception as error:  # the client raises whatever its transport raises
+        problems.append(_without_credentials(error))
+        return []
+
+
+def _without_credentials(error: Exception) -> str:
+    return re.sub(r"//[^/@\s]*@", "//****@", str(error))
+
+
+@contextmanager
+def _finders(wanted: str) -> Iterator[tuple[Any, list[Callable[[], Any]]]]:
+    """An HTTP client, and what makes a finder for each place that pip is configured for.
+
+    One place a finder, so that one that is unreachable or wrong does not hide the next.
+    """
     try:
         from unearth import PackageFinder
         from unearth.auth import MultiDomainBasicAuth
         from unearth.fetchers import PyPIClient
-        from unearth.preparer import download_link
     except ImportError as error:
         raise PatchSetError(
-            f"{upstream.package} {upstream.version} must be downloaded, which needs the 'unearth' package: "
+            f"{wanted} must be downloaded, which needs the 'unearth' package: "
             f"pip install unearth, or name the file with --sdist ({error})"
         ) from error
     settings = pip_settings()
@@ -209,14 +255,20 @@ def _download(upstream: Upstream, folder: Path) -> Path:
         **options,
     )
     client.auth = MultiDomainBasicAuth(index_urls=indexes)
-    print(f"fetching {upstream.package} {upstream.version}", file=sys.stderr)
-    problems: list[str] = []
     with client:
-        for number, source in enumerate(sources):
-            # one source at a time, so that one that is unreachable or wrong does not hide the next
+        yield client, [partial(PackageFinder, client, ignore_compatibility=True, **source) for source in sources]
+
+
+def _download(upstream: Upstream, folder: Path) -> Path:
+    wanted = f"{upstream.package} {upstream.version}"
+    problems: list[str] = []
+    with _finders(wanted) as (client, finders):
+        from unearth.preparer import download_link
+
+        print(f"fetching {wanted}", file=sys.stderr)
+        for number, finder in enumerate(finders):
             try:
-                finder = PackageFinder(client, ignore_compatibility=True, **source)
-                for match in finder.find_matches(f"{upstream.package}=={upstream.version}"):
+                for match in finder().find_matches(f"{upstream.package}=={upstream.version}"):
                     if match.link.is_wheel:
                         continue
                     target = folder / "sdist"
@@ -224,9 +276,9 @@ def _download(upstream: Upstream, folder: Path) -> Path:
                     _require_sha256(target, upstream, match.link.redacted)
                     return target
             except Exception as error:  # the client raises whatever its transport raises
-                problems.append(re.sub(r"//[^/@\s]*@", "//****@", str(error)))
-    detail = "; ".join(problems) or f"no source distribution in the {len(sources)} places that pip is configured for"
-    raise PatchSetError(f"{upstream.package} {upstream.version} cannot be fetched: {detail}")
+                problems.append(_without_credentials(error))
+    detail = "; ".join(problems) or f"no source distribution in the {len(finders)} places that pip is configured for"
+    raise PatchSetError(f"{wanted} cannot be fetched: {detail}")
 
 
 def extract(upstream: Upstream, archive: Path, folder: Path) -> None:
