@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.programs import PROGRAMS, ProgramSpec
 from benchmarks.runner import run
 from benchmarks.shapes import ROOT, SHAPES, Files, with_best_vocabulary
-from benchmarks.workloads import FULL, QUICK, Plan
+from benchmarks.workloads import FULL, QUICK, TASKS, Plan, Task, task_plan
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -40,6 +40,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="",
         help="comma-separated names; default: all of " + ", ".join(workload.name for workload in FULL.workloads),
     )
+    parser.add_argument("--tasks", default=",".join(TASKS), help="comma-separated; default: %(default)s")
     parser.add_argument(
         "--build",
         action="append",
@@ -78,11 +79,19 @@ def _plan(quick: bool, wanted: str) -> Plan:
     return replace(plan, workloads=chosen)
 
 
+def _tasks(wanted: str) -> list[Task]:
+    names = {name.strip() for name in wanted.split(",")}
+    for name in names - set(TASKS):
+        raise SystemExit(f"--tasks {name}: none of {', '.join(TASKS)}")
+    return [task for task in TASKS if task in names]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     args = _arguments(arguments)
     specs = _specs(args.programs, args.build)
     plan = _plan(args.quick, args.workloads)
+    tasks = _tasks(args.tasks)
     shapes = args.shape or (["granite-small"] if args.quick else list(SHAPES))
     start = time.monotonic()
 
@@ -96,12 +105,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for shape in shapes:
         spec = with_best_vocabulary(SHAPES[shape])
         files = Files(ROOT / "build" / "bench" / f"{spec.name}-{spec.vocab}", spec)
-        results.append(run(files, plan, specs, args.threads, say))
-        texts.append(report.render(results[-1]))
+        if "embed" in tasks:
+            results.append(run(files, plan, specs, args.threads, say))
+            texts.append(report.render(results[-1]))
+        others = [
+            run(files.of(task), task_plan(task, quick=args.quick), specs, args.threads, say)
+            for task in tasks
+            if task != "embed"
+        ]
+        if others:
+            texts.append(report.render_tasks(others))
+            results += others
     print("\n".join(texts))
     (args.output / "benchmark.md").write_text("\n".join(texts), encoding="utf-8")
     report.write_csv(results, args.output / "benchmark.csv")
-    report.plot(results, args.output / "benchmark.png", caption)
+    embedded = [result for result in results if result.files.task == "embed"]
+    if embedded:
+        report.plot(embedded, args.output / "benchmark.png", caption)
     say(f"written: {args.output}/benchmark.md, .csv, .png")
 
 

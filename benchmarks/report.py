@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.programs.versions import STOCK_VERSION
 from benchmarks.runner import Measurement, Result
-from benchmarks.shapes import batch_flops
+from benchmarks.shapes import batch_flops, head_flops
 from benchmarks.workloads import Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["machine", "plot", "render", "write_csv"]
+__all__ = ["machine", "plot", "render", "render_tasks", "write_csv"]
 
 _PRECISIONS: Final = ("f32", "bf16", "int8")
 _COLOURS: Final = {
@@ -59,7 +59,7 @@ def _version(package: str) -> str:
 
 
 def _n_tokens(result: Result, workload: Workload) -> int:
-    return workload.rows * workload.length or result.n_text_tokens[workload.name]
+    return result.n_text_tokens.get(workload.name, workload.rows * workload.length)
 
 
 def _speed(result: Result, measurement: Measurement, workload: Workload) -> float | None:
@@ -71,7 +71,7 @@ def _speed(result: Result, measurement: Measurement, workload: Workload) -> floa
 def _ceiling(result: Result, precision: str, workload: Workload) -> float | None:
     """Tokens a second if nothing but the model's multiplications took time, and these ran at the machine's peak."""
     peak = result.peak.get(precision)
-    if peak is None or not workload.length:
+    if peak is None or not workload.length or workload.is_task:
         return None
     tokens = workload.rows * workload.length
     return peak * 1e9 * tokens / batch_flops(result.files.spec, workload.rows, workload.length)
@@ -102,7 +102,7 @@ def render(result: Result) -> str:
         f"Peak of the machine, 10^9 operations a second: {peak or 'not measured'}.\n",
         _table(result, "tokens/s", batches, lambda m, w: _number(_speed(result, m, w)), [*_ceilings(result, batches)]),
         _table(result, "share of the machine's peak", batches, lambda m, w: _percent(_share(result, m, w))),
-        _table(result, "tokens/s", others, lambda m, w: _number(_speed(result, m, w))),
+        _table(result, "tokens/s", others, lambda m, w: _number(_speed(result, m, w))) if others else "",
         _starts(result, query, length),
         _table(
             result,
@@ -115,7 +115,59 @@ def render(result: Result) -> str:
     failed = [f"- {m.spec.name}: {m.error}" for m in result.measurements if m.error is not None]
     if failed:
         parts.append("Not measured, or not to the end:\n\n" + "\n".join(failed) + "\n")
+    return "\n".join(filter(None, parts))
+
+
+def render_tasks(results: Sequence[Result]) -> str:
+    """The tasks of one shape beside embedding, in one table each of speed, of closeness and of ours over the best."""
+    names = list(dict.fromkeys(m.spec.name for result in results for m in result.measurements))
+    works = [(result, result.plan.workloads[0]) for result in results]
+    found = {(w.name, m.spec.name): m for result, w in works for m in result.measurements}
+
+    def table(
+        title: str, cell: Callable[[Result, Measurement, Workload], str], more: Sequence[Sequence[str]] = ()
+    ) -> str:
+        rows = [
+            [name, *(cell(result, found[w.name, name], w) if (w.name, name) in found else "" for result, w in works)]
+            for name in names
+        ]
+        return _markdown([title, *(w.name for _, w in works)], [*(row for row in rows if any(row[1:])), *more])
+
+    def over_best(result: Result, m: Measurement, w: Workload) -> str:
+        if m.spec.family != "ours":
+            return ""
+        peers = [p for p in result.measurements if p.spec.family != "ours" and p.spec.precision == m.spec.precision]
+        return _over(result, m, peers, w, named=True)
+
+    def texts_a_second(_: Result, m: Measurement, w: Workload) -> str:
+        seconds = m.median(w)
+        return "" if seconds is None else f"{w.rows / seconds:.2f}"
+
+    ceilings = [
+        [f"peak {precision}", *(_task_ceiling(result, precision, w) for result, w in works)]
+        for precision in _PRECISIONS
+    ]
+    failed = [f"- {w.name}, {m.spec.name}: {m.error}" for r, w in works for m in r.measurements if m.error is not None]
+    parts = [
+        f"## {results[0].files.spec.name}: other heads, texts of {results[0].plan.workloads[0].length} tokens\n",
+        table("texts/s", texts_a_second, [row for row in ceilings if any(row[1:])]),
+        table(f"1 - cosine to {results[0].reference}", lambda _, m, w: _small(m.distance.get(w.name))),
+        table("ratio to the best peer", over_best),
+    ]
+    if failed:
+        parts.append("Not measured, or not to the end:\n\n" + "\n".join(failed) + "\n")
     return "\n".join(parts)
+
+
+def _task_ceiling(result: Result, precision: str, work: Workload) -> str:
+    """Texts a second if all products of the model, the head's too, ran at the machine's peak and nothing else did."""
+    peak = result.peak.get(precision)
+    if peak is None:
+        return ""
+    spec = result.files.spec
+    length = work.row_length
+    flops = batch_flops(spec, 1, length) + length * head_flops(spec, result.files.task)
+    return f"{peak * 1e9 / flops:.2f}"
 
 
 def _table(

@@ -66,7 +66,7 @@ class _Runner:
         self, files: Files, plan: Plan, specs: Sequence[ProgramSpec], n_threads: int, say: Callable[[str], None]
     ) -> None:
         self._files, self._plan, self._n_threads, self._say = files, plan, n_threads, say
-        self._measurements = [Measurement(spec) for spec in specs]
+        self._measurements = [Measurement(spec) for spec in specs if spec.does(files.task)]
         self._workers: dict[str, Worker] = {}
         self._reference = REFERENCE.name
         self._log = files.folder / "log"
@@ -95,7 +95,7 @@ class _Runner:
         return {
             workload.name: sum(len(encoding.ids) for encoding in tokenizer.encode_batch(workload.texts()))
             for workload in self._plan.workloads
-            if workload.kind == "texts"
+            if workload.is_text
         }
 
     def _new_worker(self, spec: ProgramSpec) -> Worker:
@@ -198,6 +198,8 @@ class _Runner:
             if not mine or self._reference not in self._workers:
                 return
             vectors[self._reference] = self._workers[self._reference].warm(workload, tries=0)[1]
+        if workload.kind == "rerank":  # scores: all of them are one vector
+            vectors = {name: scores.T for name, scores in vectors.items()}
         reference = _unit(vectors[self._reference])
         for measurement in mine:
             found = vectors.get(measurement.spec.name)

@@ -11,7 +11,9 @@ from typing import Final
 from modernbert_llama.convert import CONVERTER_VERSION, OutType, convert
 from modernbert_llama.synthetic import CheckpointSpec, full_tokenizer_json, write_checkpoint
 
-__all__ = ["SHAPES", "Files", "attention_flops", "batch_flops", "linear_flops", "with_best_vocabulary"]
+from benchmarks.workloads import DENSE_WIDTH, Task
+
+__all__ = ["SHAPES", "Files", "attention_flops", "batch_flops", "head_flops", "linear_flops", "with_best_vocabulary"]
 
 ROOT: Final = Path(__file__).parent.parent
 
@@ -41,10 +43,18 @@ def _vocabulary_file() -> Path | None:
 
 @dataclass(frozen=True)
 class Files:
-    """The checkpoint of ``spec`` and what programs made of it, each made once and kept in ``folder``."""
+    """The checkpoint of ``spec`` and what programs made of it, each made once and kept in ``folder``.
+
+    That of another task than ``embed`` lies in a folder of the task's name in the one of the embedder, its encoder.
+    """
 
     folder: Path
     spec: CheckpointSpec
+    task: Task = "embed"
+
+    def of(self, task: Task) -> Files:
+        """The files of ``task``, from those of ``embed``."""
+        return self if task == "embed" else replace(self, folder=self.folder / task, task=task)
 
     @property
     def checkpoint(self) -> Path:
@@ -70,6 +80,11 @@ class Files:
         return path
 
     def _write_checkpoint(self, path: Path) -> None:
+        if self.task != "embed":
+            from benchmarks.heads import write_head_checkpoint
+
+            write_head_checkpoint(self.task, Files(self.folder.parent, self.spec).checkpoint, path)
+            return
         file = _vocabulary_file()
         full = self.spec.vocab == "full" and file is not None
         write_checkpoint(path, self.spec, full_tokenizer_json(file) if full and file else None)
@@ -91,3 +106,12 @@ def attention_flops(spec: CheckpointSpec, length: int) -> int:
 def batch_flops(spec: CheckpointSpec, rows: int, length: int) -> int:
     """Floating-point operations of a batch of ``rows`` sequences of ``length`` tokens."""
     return rows * (length * linear_flops(spec) + attention_flops(spec, length))
+
+
+def head_flops(spec: CheckpointSpec, task: Task) -> int:
+    """Floating-point operations of a head's products, for one token; that of a reranker sees one row a text."""
+    per_token = {
+        "sparse": spec.hidden * (spec.hidden + spec.vocab_size),
+        "multi-vector": spec.hidden * DENSE_WIDTH,
+    }
+    return 2 * per_token.get(task, 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-__all__ = ["english_texts"]
+__all__ = ["english_texts", "texts_of"]
 
 _SHORTEST, _LONGEST = 12, 220  # words
 
@@ -49,6 +49,12 @@ def english_texts(n: int, seed: int = 0) -> list[str]:
     lengths = [_SHORTEST + (_LONGEST - _SHORTEST) * i // max(n - 1, 1) for i in range(n)]
     stream.shuffle(lengths)
     return [_text(stream, length) for length in lengths]
+
+
+def texts_of(n_words: int, n: int, seed: int) -> list[str]:
+    """``n`` texts of ``n_words`` words each."""
+    stream = random.Random(seed)
+    return [_text(stream, n_words) for _ in range(n)]
 
 
 def _text(stream: random.Random, n_words: int) -> str:

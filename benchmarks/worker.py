@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from modernbert_llama.synthetic import CheckpointSpec
 
 from benchmarks.programs import ProgramSpec, load_class
+from benchmarks.programs.base import VectorProgram
 from benchmarks.shapes import Files
 from benchmarks.workloads import QUERY, Workload
 
@@ -33,7 +34,13 @@ _PAUSE: Final = 0.05  # seconds in which the threads of the program before stop 
 
 def configuration(spec: ProgramSpec, files: Files, n_threads: int) -> str:
     """What a worker is told at its start, as JSON."""
-    value = {"spec": asdict(spec), "shape": asdict(files.spec), "folder": str(files.folder), "n_threads": n_threads}
+    value: dict[str, Any] = {
+        "spec": asdict(spec),
+        "shape": asdict(files.spec),
+        "folder": str(files.folder),
+        "task": files.task,
+    }
+    value["n_threads"] = n_threads
     return json.dumps(value)
 
 
@@ -43,22 +50,23 @@ class _Worker:
     def __init__(self, config: dict[str, Any]) -> None:
         self._spec = ProgramSpec(**config["spec"])
         shape = {key: _tuples(value) for key, value in config["shape"].items()}
-        self._files = Files(Path(config["folder"]), CheckpointSpec(**shape))
+        self._files = Files(Path(config["folder"]), CheckpointSpec(**shape), config["task"])
         self._n_threads: int = config["n_threads"]
         self._program: Program | None = None
 
     def prepare(self) -> dict[str, Any]:
         """Make the program's files."""
-        load_class(self._spec).prepare(self._spec, self._files)
+        load_class(self._spec, self._files.task).prepare(self._spec, self._files)
         return {}
 
     def load(self) -> dict[str, Any]:
         """Seconds to load the model, and from the start of loading to the first vector. Imports come before."""
-        program_class = load_class(self._spec)
+        program_class = load_class(self._spec, self._files.task)
         start = time.perf_counter()
         self._program = program_class(self._spec, self._files, self._n_threads)
         loaded = time.perf_counter()
-        self._call(QUERY, QUERY.rows)
+        if self._files.task == "embed":
+            self._call(QUERY, QUERY.rows)
         first = time.perf_counter()
         return {"load": loaded - start, "first": first - start}
 
@@ -71,7 +79,7 @@ class _Worker:
         """Try each packing ``tries`` times (0: the first only, but those of texts): the fastest, and the vectors."""
         work = Workload(**workload)
         packings = self._loaded().packings(work)
-        if tries == 0 and work.kind != "texts":
+        if tries == 0 and not work.is_text:
             packings = packings[:1]
         seconds: dict[int, float] = {}
         vectors = None
@@ -107,11 +115,12 @@ class _Worker:
 
     def _call(self, work: Workload, at_once: int) -> tuple[float, NDArray[np.float32]]:
         program = self._loaded()
-        if work.kind == "texts":
+        if work.is_text:
             texts = work.texts()
             start = time.perf_counter()
             vectors = program.embed_texts(texts, at_once)
         else:
+            assert isinstance(program, VectorProgram)
             ids = work.ids(self._files.spec)
             start = time.perf_counter()
             vectors = program.embed_ids(ids, at_once)

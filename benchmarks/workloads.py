@@ -1,18 +1,23 @@
-"""What every program is given."""
+"""What every program is given, for embedding and for the tasks of other heads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast, get_args
 
 from modernbert_llama.synthetic import CheckpointSpec, token_ids
 
-from benchmarks.texts import english_texts
+from benchmarks.texts import english_texts, texts_of
 
-__all__ = ["BATCHES", "FULL", "QUERY", "QUICK", "Plan", "Workload"]
+__all__ = ["BATCHES", "DENSE_WIDTH", "FULL", "QUERY", "QUICK", "TASKS", "Plan", "Task", "Workload", "task_plan"]
 
-Kind = Literal["batch", "query", "texts", "packing"]
+Task = Literal["embed", "rerank", "sparse", "multi-vector"]
+Kind = Literal["batch", "query", "texts", "packing", "rerank", "sparse", "multi-vector"]
+TASKS: Final[tuple[Task, ...]] = get_args(Task)
+DENSE_WIDTH: Final = 128  # of the vectors of late interaction, as ColBERT's
+_N_QUERY_TOKENS: Final = 14  # of twelve words
+_N_WORDS: Final = {200: 172}  # of texts of about so many tokens, the special ones included
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,8 @@ class Workload:
     """``rows`` texts.
 
     ``length`` is the tokens of each; 0 means English texts for the text API. ``packing`` workloads are run by our own
-    programs only, and ``at_once`` (0: all) fixes how many rows go into one call.
+    programs only, and ``at_once`` (0: all) fixes how many rows go into one call. The kinds that are tasks are documents
+    of about ``length`` tokens for the text API, and for ``rerank`` one query with them.
     """
 
     kind: Kind
@@ -33,8 +39,25 @@ class Workload:
         """A short name, unique in a plan."""
         if self.kind == "texts":
             return f"{self.rows} texts"
+        if self.is_task:
+            return f"{self.kind} {self.rows}x{self.length}"
         suffix = "" if self.kind != "packing" else " one by one" if self.at_once else " packed"
         return f"{self.rows}x{self.length}{suffix}"
+
+    @property
+    def is_task(self) -> bool:
+        """Whether it is of another head than that of embeddings."""
+        return self.kind in TASKS
+
+    @property
+    def row_length(self) -> int:
+        """About how many tokens go through the model at once: of ``rerank``, the query before each document."""
+        return self.length + (_N_QUERY_TOKENS if self.kind == "rerank" else 0)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether programs get texts, not token ids."""
+        return self.kind == "texts" or self.is_task
 
     @property
     def is_long(self) -> bool:
@@ -46,8 +69,11 @@ class Workload:
         return [token_ids(spec, self.length, seed) for seed in range(self.rows)]
 
     def texts(self) -> list[str]:
-        """The English texts of a ``texts`` workload."""
-        return english_texts(self.rows)
+        """The English texts; of ``rerank``, the query first."""
+        if not self.is_task:
+            return english_texts(self.rows)
+        documents = texts_of(_N_WORDS[self.length], self.rows, seed=7)
+        return [*texts_of(12, 1, seed=8), *documents] if self.kind == "rerank" else documents
 
     def packings(self) -> list[int]:
         """Rows a call that are worth trying: all, about 512 tokens, one."""
@@ -55,6 +81,8 @@ class Workload:
             return [self.at_once or self.rows]
         if self.kind == "texts":
             return [32, 8]
+        if self.is_task:
+            return sorted({min(self.rows, n) for n in (32, 8, 2)}, reverse=True)
         return sorted({self.rows, min(self.rows, max(1, 512 // self.length)), 1}, reverse=True)
 
 
@@ -101,3 +129,9 @@ QUICK: Final = Plan(
     turn=0.0,
     tries=0,
 )
+
+
+def task_plan(task: Task, *, quick: bool) -> Plan:
+    """Documents of 200 tokens; ``task`` is another than ``embed``."""
+    work = Workload(cast("Kind", task), 8 if quick else 40, 200)
+    return Plan((work,), rounds=1 if quick else 3, fresh=0, memory_length=0, turn=0.0 if quick else 0.5, tries=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from benchmarks.programs.base import Program
+from benchmarks.workloads import Task
 
 __all__ = ["PROGRAMS", "REFERENCE", "ProgramSpec", "load_class", "missing_packages"]
 
@@ -31,6 +32,10 @@ class ProgramSpec:
     def name(self) -> str:
         """How the program is called in tables."""
         return f"{self.label or self.family}-{self.type}"
+
+    def does(self, task: Task) -> bool:
+        """Whether the program can do ``task``."""
+        return task == "embed" or self.family != "stock"
 
     @property
     def has_files(self) -> bool:
@@ -70,8 +75,8 @@ def missing_packages(spec: ProgramSpec) -> list[str]:
     return [name for name in _PACKAGES[spec.family] if importlib.util.find_spec(name) is None]
 
 
-def load_class(spec: ProgramSpec) -> type[Program]:
-    """The program's class; imports what it needs."""
+def load_class(spec: ProgramSpec, task: Task) -> type[Program]:
+    """The program's class for ``task``; imports what it needs."""
     module = importlib.import_module(f"benchmarks.programs.{spec.family}")
-    found: type[Program] = module.PROGRAM
+    found: type[Program] = module.PROGRAMS[task]
     return found

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from benchmarks.programs import ProgramSpec
     from benchmarks.shapes import Files
-    from benchmarks.workloads import Workload
+    from benchmarks.workloads import Task, Workload
 
-__all__ = ["PaddedProgram", "Program", "padding_tokenizer"]
+__all__ = ["PaddedProgram", "Program", "VectorProgram", "padding_tokenizer"]
 
 
 class Program(ABC):
-    """One way of computing embeddings; made in a process of its own. Making it loads the model."""
+    """One way of doing a task; made in a process of its own. Making it loads the model."""
 
     @abstractmethod
     def __init__(self, spec: ProgramSpec, files: Files, n_threads: int) -> None: ...
@@ -30,12 +30,12 @@ class Program(ABC):
         """Make the files that the program reads; runs in another process before, and is not measured."""
 
     @abstractmethod
-    def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
-        """Embed rows of equal length, ``at_once`` a call; the vectors may be of any length."""
-
-    @abstractmethod
     def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
-        """Embed texts through the program's public API, ``at_once`` a call where it leaves that to the caller."""
+        """What the program's public API makes of texts, ``at_once`` a call where it leaves that to the caller.
+
+        A row a text: its vector, or its score against the first text, which has no row; for ``multi-vector`` a row a
+        token.
+        """
 
     def packings(self, workload: Workload) -> list[int]:
         """The values of ``at_once`` worth trying; the fastest is then measured."""
@@ -46,30 +46,40 @@ class Program(ABC):
         return
 
 
-class PaddedProgram(Program):
+class VectorProgram(Program):
+    """A program that embeds, and takes token ids as well."""
+
+    @abstractmethod
+    def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
+        """Embed rows of equal length, ``at_once`` a call; the vectors may be of any length."""
+
+
+class PaddedProgram(VectorProgram):
     """A program that takes rectangles of token ids, and a mask."""
 
     @abstractmethod
     def forward(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """One call of the model, pooled: (rows, tokens) twice -> (rows, width)."""
+        """One call of the model: (rows, tokens) twice -> (rows, width), or (rows, tokens, width) for multi-vector."""
 
     def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
         """All rows have one length: nothing is padded."""
         rows = np.array(ids, np.int64)
         return np.concatenate([self.forward(part, np.ones_like(part)) for part in _parts(rows, at_once)])
 
-    def embed_padded(self, tokenizer: Any, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
-        """As SentenceTransformer.encode does it: longest first, each batch padded to its longest, normalised."""
-        order = np.argsort([-len(text) for text in texts], kind="stable")
-        vectors = []
+    def embed_padded(self, tokenizer: Any, texts: Sequence[str], at_once: int, task: Task) -> NDArray[np.float32]:
+        """As sentence-transformers' encode does it: longest first, each batch padded to its longest."""
+        items: list[Any] = [(texts[0], text) for text in texts[1:]] if task == "rerank" else list(texts)
+        order = np.argsort([-len(text) for text in texts[len(texts) - len(items) :]], kind="stable")
+        found: list[Any] = [None] * len(items)
         for part in _parts(order, at_once):
-            encodings = tokenizer.encode_batch([texts[i] for i in part])
+            encodings = tokenizer.encode_batch([items[i] for i in part])
             ids = np.array([encoding.ids for encoding in encodings], np.int64)
             mask = np.array([encoding.attention_mask for encoding in encodings], np.int64)
-            vectors.append(self.forward(ids, mask))
-        result = np.empty((len(texts), vectors[0].shape[1]), np.float32)
-        result[order] = np.concatenate(vectors)
-        result /= np.linalg.norm(result, axis=1, keepdims=True)
+            for i, row, there in zip(part, self.forward(ids, mask), mask, strict=True):
+                found[i] = row[there > 0] if row.ndim == 2 else row[None]
+        result: NDArray[np.float32] = np.concatenate(found)
+        if task == "embed":
+            result /= np.linalg.norm(result, axis=1, keepdims=True)
         return result
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnxruntime
 
 from benchmarks.programs.base import PaddedProgram, padding_tokenizer
 from benchmarks.programs.versions import GRAPH_VERSION
+from benchmarks.workloads import TASKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.programs import ProgramSpec
     from benchmarks.shapes import Files
 
-__all__ = ["PROGRAM"]
+__all__ = ["PROGRAMS"]
 
 _LONG = 4096  # tokens of a call after which the arena shrinks
 
@@ -38,6 +39,7 @@ class OnnxRuntime(PaddedProgram):
         file = _folder(spec, files) / "model.onnx"
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         self._tokenizer = padding_tokenizer(files)
+        self._task = files.task
         self._shrink = onnxruntime.RunOptions()
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
@@ -51,7 +53,7 @@ class OnnxRuntime(PaddedProgram):
         return np.asarray(outputs[0], np.float32)
 
     def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
-        return self.embed_padded(self._tokenizer, texts, at_once)
+        return self.embed_padded(self._tokenizer, texts, at_once, self._task)
 
 
 def _folder(spec: ProgramSpec, files: Files) -> Path:
@@ -66,13 +68,13 @@ def _folder(spec: ProgramSpec, files: Files) -> Path:
 def _export(files: Files, path: Path) -> None:
     import torch
 
-    from benchmarks.programs.exported import Encoder, example
+    from benchmarks.programs.exported import example, make_graph
 
     rows, length = torch.export.Dim("rows", min=1, max=4096), torch.export.Dim("length", min=2, max=8192)
     path.mkdir()
     with torch.no_grad():
         torch.onnx.export(
-            Encoder(files),
+            make_graph(files),
             example(files),
             path / "model.onnx",
             input_names=["input_ids", "attention_mask"],
@@ -90,4 +92,4 @@ def _quantize(plain: Path, path: Path) -> None:
     quantize_dynamic(plain / "model.onnx", path / "model.onnx", weight_type=QuantType.QInt8)
 
 
-PROGRAM = OnnxRuntime
+PROGRAMS: Final = dict.fromkeys(TASKS, OnnxRuntime)  # only the graph differs, and the padding

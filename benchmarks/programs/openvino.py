@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import openvino
 
 from benchmarks.programs.base import PaddedProgram, padding_tokenizer
 from benchmarks.programs.versions import GRAPH_VERSION
+from benchmarks.workloads import TASKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.programs import ProgramSpec
     from benchmarks.shapes import Files
 
-__all__ = ["PROGRAM"]
+__all__ = ["PROGRAMS"]
 
 
 class OpenVino(PaddedProgram):
@@ -36,6 +37,7 @@ class OpenVino(PaddedProgram):
         self._compiled = openvino.Core().compile_model(_folder(spec, files) / "model.xml", "CPU", properties)
         self._request = self._compiled.create_infer_request()
         self._tokenizer = padding_tokenizer(files)
+        self._task = files.task
 
     @classmethod
     def prepare(cls, spec: ProgramSpec, files: Files) -> None:
@@ -46,7 +48,7 @@ class OpenVino(PaddedProgram):
         return np.array(outputs[0], np.float32)
 
     def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
-        return self.embed_padded(self._tokenizer, texts, at_once)
+        return self.embed_padded(self._tokenizer, texts, at_once, self._task)
 
     def rest(self) -> None:
         del self._request
@@ -64,13 +66,13 @@ def _folder(spec: ProgramSpec, files: Files) -> Path:
 def _export(files: Files, path: Path) -> None:
     import torch
 
-    from benchmarks.programs.exported import Encoder, example
+    from benchmarks.programs.exported import example, make_graph
 
     ids, mask = example(files)
     shape = [-1, -1]
     with torch.no_grad():
         model = openvino.convert_model(
-            Encoder(files),
+            make_graph(files),
             example_input={"input_ids": ids, "attention_mask": mask},
             input=[("input_ids", shape, openvino.Type.i64), ("attention_mask", shape, openvino.Type.i64)],
         )
@@ -95,4 +97,4 @@ def _quantize(files: Files, plain: Path, path: Path) -> None:
     openvino.save_model(model, path / "model.xml", compress_to_fp16=False)
 
 
-PROGRAM = OpenVino
+PROGRAMS: Final = dict.fromkeys(TASKS, OpenVino)  # only the graph differs, and the padding

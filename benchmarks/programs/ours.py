@@ -1,14 +1,14 @@
-"""This project: ``modernbert_llama.Embedder``; int8 is q8_0 with ``per_channel``."""
+"""This project's classes; int8 is q8_0 with ``per_channel``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
+import modernbert_llama
 import numpy as np
-from modernbert_llama import Embedder
 
-from benchmarks.programs.base import Program
+from benchmarks.programs.base import Program, VectorProgram
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from benchmarks.shapes import Files
     from benchmarks.workloads import Workload
 
-__all__ = ["PROGRAM"]
+__all__ = ["PROGRAMS"]
 
 
-class Ours(Program):
+class _Ours(Program):
     """Packs texts by itself, whatever it is given at once."""
+
+    api: ClassVar[str]  # the class that is measured
 
     def __init__(self, spec: ProgramSpec, files: Files, n_threads: int) -> None:
         self._file = _file(spec, files)
@@ -32,23 +34,14 @@ class Ours(Program):
         self._per_channel = spec.type == "int8"
         self._model = self._load()
 
-    def _load(self) -> Embedder:
-        # builds of before per_channel can be compared as well
-        if self._per_channel:
-            return Embedder(self._file, n_threads=self._n_threads, per_channel=True)
-        return Embedder(self._file, n_threads=self._n_threads)
+    def _load(self) -> Any:
+        # builds of before per_channel, and of before other heads, can be compared as well
+        options = {"per_channel": True} if self._per_channel else {}
+        return getattr(modernbert_llama, self.api)(self._file, n_threads=self._n_threads, **options)
 
     @classmethod
     def prepare(cls, spec: ProgramSpec, files: Files) -> None:
         _file(spec, files)
-
-    def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
-        parts = [self._model.embed_tokens(ids[i : i + at_once]) for i in range(0, len(ids), at_once)]
-        return np.concatenate(parts)
-
-    def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
-        del at_once
-        return self._model.embed(texts)
 
     def packings(self, workload: Workload) -> list[int]:
         return [workload.at_once or workload.rows]
@@ -58,8 +51,53 @@ class Ours(Program):
         self._model = self._load()
 
 
+class _Embedder(_Ours, VectorProgram):
+    api = "Embedder"
+
+    def embed_ids(self, ids: Sequence[Sequence[int]], at_once: int) -> NDArray[np.float32]:
+        parts = [self._model.embed_tokens(ids[i : i + at_once]) for i in range(0, len(ids), at_once)]
+        return np.concatenate(parts)
+
+    def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
+        del at_once
+        vectors: NDArray[np.float32] = self._model.embed(texts)
+        return vectors
+
+
+class _Reranker(_Ours):
+    api = "Reranker"
+
+    def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
+        del at_once
+        scores = self._model.score([(texts[0], text) for text in texts[1:]], raw=True)
+        return np.asarray(scores, np.float32).reshape(-1, 1)
+
+
+class _SparseEmbedder(_Ours):
+    api = "SparseEmbedder"
+
+    def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
+        del at_once
+        vectors: NDArray[np.float32] = self._model.embed(texts).to_dense()
+        return vectors
+
+
+class _MultiVectorEmbedder(_Ours):
+    api = "MultiVectorEmbedder"
+
+    def embed_texts(self, texts: Sequence[str], at_once: int) -> NDArray[np.float32]:
+        del at_once
+        vectors: NDArray[np.float32] = self._model.embed_documents(texts, packed=True)[0]
+        return vectors
+
+
 def _file(spec: ProgramSpec, files: Files) -> Path:
     return files.gguf("q8_0" if spec.type == "int8" else cast("OutType", spec.type))
 
 
-PROGRAM = Ours
+PROGRAMS: Final = {
+    "embed": _Embedder,
+    "rerank": _Reranker,
+    "sparse": _SparseEmbedder,
+    "multi-vector": _MultiVectorEmbedder,
+}

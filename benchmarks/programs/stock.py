@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 
-from benchmarks.programs.base import Program
+from benchmarks.programs.base import VectorProgram
 from benchmarks.programs.versions import STOCK_VERSION
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.shapes import Files
     from benchmarks.workloads import Workload
 
-__all__ = ["PROGRAM"]
+__all__ = ["PROGRAMS"]
 
 _FOLDER: Final = Path(__file__).parents[2] / "build" / f"stock-{STOCK_VERSION}"
 
@@ -43,7 +43,7 @@ sys.path.append(str(install()))  # last: the environment's own numpy stays
 llama_cpp: Any = importlib.import_module("llama_cpp")
 
 
-class Stock(Program):
+class Stock(VectorProgram):
     """Flash attention on; several sequences in one ``llama_encode``; the context as large as the call."""
 
     def __init__(self, spec: ProgramSpec, files: Files, n_threads: int) -> None:
@@ -148,4 +148,4 @@ def _fill(target: Any, values: NDArray[Any], dtype: type[np.integer[Any]]) -> No
     ctypes.memmove(target, data.ctypes.data, data.nbytes)
 
 
-PROGRAM = Stock
+PROGRAMS: Final = {"embed": Stock}
