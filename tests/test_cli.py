@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from models import checkpoint, gguf
 from modernbert_llama import Reranker
+from modernbert_llama.convert import convert
 from modernbert_llama.embedder import Embedder
+from test_masked_lm import file as masked_lm
 from test_sequence_heads import folder as head_folder
 from test_sequence_heads import gguf as head_gguf
+from test_token_classifier import folder as tagger_folder
 
 
 def run(*arguments: str | Path, code: int = 0, stdin: str = "") -> tuple[str, str]:
@@ -168,6 +171,23 @@ def test_classify(tmp_path: Path) -> None:
 def test_the_wrong_kind_of_model(model: Path) -> None:
     _, error = run("rerank", model, "q", "a", code=1)
     assert "use Embedder, not Reranker" in error
+
+
+def model_for(verb: str, folder: Path) -> Path:
+    if verb == "tag":
+        return convert(tagger_folder("tagger"), folder / "tagger.gguf", show_progress=False)
+    if verb == "fill":
+        return masked_lm("plain", "f32")
+    name = {"rerank": "logits of one label", "classify": "three labels, mean"}
+    return head_gguf(head_folder(name[verb]), "f32") if verb in name else gguf("granite-small")
+
+
+@pytest.mark.parametrize("verb", ["embed", "rerank", "classify", "fill", "tag"])
+def test_per_channel_reaches_the_model(verb: str, tmp_path: Path) -> None:
+    """Which refuses it: the file is of F32."""
+    texts = ["a [MASK] river"] if verb != "rerank" else ["what?", "a river"]
+    _, error = run(verb, model_for(verb, tmp_path), *texts, "--per-channel", code=1)
+    assert "per_channel is " in error
 
 
 def test_inspect(model: Path) -> None:

@@ -26,8 +26,17 @@ OutType = Literal["f32", "f16", "bf16", "q8_0"]
 _MODEL = "A GGUF file, a local Hugging Face folder or a hub id."
 _INPUT = "A .txt (a text a line) or .jsonl file (strings or objects with 'text'); - reads lines."
 _OUTPUT = "A .jsonl file; - prints."
-_THREADS = "Threads (default: the physical cores that may be used)."
 _MANY = 256  # texts that deserve a progress bar
+
+# what every command on a model takes
+Input = Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)]
+Output = Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)]
+Truncate = Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut what is over the limit.")]
+MaxLength = Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")]
+Threads = Annotated[int | None, typer.Option(help="Threads (default: the physical cores that may be used).")]
+PerChannel = Annotated[
+    bool, typer.Option("--per-channel", help="q8_0 products with a scale a row and a token: faster, less exact.")
+]
 
 
 @app.callback()
@@ -72,7 +81,7 @@ def quantize(
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Take a source that is quantised already, at a loss.")
     ] = False,
-    threads: Annotated[int | None, typer.Option(help="Threads (default: the physical cores that may be used).")] = None,
+    threads: Threads = None,
     report: Annotated[
         Path | None,
         typer.Option(help="Compare with the source: print a table, write CSV, JSON and PNG to this folder."),
@@ -117,7 +126,7 @@ def quantize(
 def embed(
     model: Annotated[str, typer.Argument(help=_MODEL)],
     text: Annotated[list[str] | None, typer.Argument(help="Texts to embed.")] = None,
-    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
+    input_: Input = None,
     output: Annotated[str, typer.Option("--output", "-o", help="A .npy or .jsonl file; - prints JSON lines.")] = "-",
     prompt_name: Annotated[str | None, typer.Option(help="The model's prompt to put before each text.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt of your own.")] = None,
@@ -125,16 +134,14 @@ def embed(
     normalize: Annotated[
         bool | None, typer.Option("--normalize/--no-normalize", help="Scale to length 1 (default: as the model says).")
     ] = None,
-    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
-    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
+    truncate: Truncate = True,
+    max_length: MaxLength = None,
     precision: Annotated[
         Literal["float32", "int8", "uint8", "binary", "ubinary"],
         typer.Option(help="One byte a value, or one bit, in place of a float."),
     ] = "float32",
-    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
-    per_channel: Annotated[
-        bool, typer.Option("--per-channel", help="q8_0 products with a scale a row and a token: faster, less exact.")
-    ] = False,
+    threads: Threads = None,
+    per_channel: PerChannel = False,
 ) -> None:
     """Embed texts."""
     from modernbert_llama.embed_files import embed_to
@@ -162,22 +169,23 @@ def rerank(
     model: Annotated[str, typer.Argument(help=_MODEL)],
     query: Annotated[str, typer.Argument(help="The query.")],
     document: Annotated[list[str] | None, typer.Argument(help="Documents to rank.")] = None,
-    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
-    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    input_: Input = None,
+    output: Output = "-",
     top_k: Annotated[int | None, typer.Option(help="Only the best so many.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Logits, without the model's activation.")] = False,
     prompt_name: Annotated[str | None, typer.Option(help="The model's prompt to put before the query.")] = None,
     prompt: Annotated[str | None, typer.Option(help="A prompt of your own.")] = None,
-    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut pairs over the limit.")] = True,
-    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+    truncate: Truncate = True,
+    max_length: MaxLength = None,
+    threads: Threads = None,
+    per_channel: PerChannel = False,
 ) -> None:
     """Rank documents by how well they answer a query: JSON Lines of corpus_id, score and text, best first."""
     from modernbert_llama.reranker import Reranker
     from modernbert_llama.text_files import read_texts, write_json_lines
 
     documents = read_texts(document or [], input_)
-    results = Reranker(model, n_threads=threads).rank(
+    results = Reranker(model, n_threads=threads, per_channel=per_channel).rank(
         query,
         documents,
         top_k=top_k,
@@ -200,19 +208,20 @@ def classify(
         str | None,
         typer.Option("--input", "-i", help=_INPUT + " Objects may have a 'text_pair' as well."),
     ] = None,
-    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    output: Output = "-",
     top_k: Annotated[int | None, typer.Option(help="The best so many labels (default: all).")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Logits, without softmax or sigmoid.")] = False,
-    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
-    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+    truncate: Truncate = True,
+    max_length: MaxLength = None,
+    threads: Threads = None,
+    per_channel: PerChannel = False,
 ) -> None:
     """Classify texts or pairs of texts: JSON Lines of text and labels with scores, best first."""
     from modernbert_llama.classifier import Classifier
     from modernbert_llama.text_files import read_texts_or_pairs, write_json_lines
 
     items = read_texts_or_pairs(text or [], input_)
-    results = Classifier(model, n_threads=threads).classify(
+    results = Classifier(model, n_threads=threads, per_channel=per_channel).classify(
         items, top_k=top_k, raw=raw, truncate=truncate, max_length=max_length, show_progress=len(items) > _MANY
     )
     named = ({"text": item} if isinstance(item, str) else {"text": item[0], "text_pair": item[1]} for item in items)
@@ -224,20 +233,21 @@ def classify(
 def fill(
     model: Annotated[str, typer.Argument(help=_MODEL)],
     text: Annotated[list[str] | None, typer.Argument(help="Texts, each with one [MASK] or several.")] = None,
-    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
-    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    input_: Input = None,
+    output: Output = "-",
     top_k: Annotated[int, typer.Option(help="How many tokens for each mask.")] = 5,
     target: Annotated[list[str] | None, typer.Option(help="Only this token; may be given again.")] = None,
-    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
-    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+    truncate: Truncate = True,
+    max_length: MaxLength = None,
+    threads: Threads = None,
+    per_channel: PerChannel = False,
 ) -> None:
     """Fill masks: JSON Lines of text and, for each mask, tokens with their probabilities, best first."""
     from modernbert_llama.masked_lm import MaskedLM
     from modernbert_llama.text_files import read_texts, write_json_lines
 
     texts = read_texts(text or [], input_)
-    results = MaskedLM(model, n_threads=threads).fill(
+    results = MaskedLM(model, n_threads=threads, per_channel=per_channel).fill(
         texts,
         top_k=top_k,
         targets=target or None,
@@ -252,8 +262,8 @@ def fill(
 def tag(
     model: Annotated[str, typer.Argument(help=_MODEL)],
     text: Annotated[list[str] | None, typer.Argument(help="Texts to tag.")] = None,
-    input_: Annotated[str | None, typer.Option("--input", "-i", help=_INPUT)] = None,
-    output: Annotated[str, typer.Option("--output", "-o", help=_OUTPUT)] = "-",
+    input_: Input = None,
+    output: Output = "-",
     aggregation: Annotated[
         Literal["none", "simple", "first", "average", "max"],
         typer.Option(help="How tokens are joined to spans, as in transformers' pipeline."),
@@ -264,16 +274,17 @@ def tag(
     stride: Annotated[
         int | None, typer.Option(help="Read texts over the limit in windows that share so many tokens.")
     ] = None,
-    truncate: Annotated[bool, typer.Option("--truncate/--no-truncate", help="Cut texts over the limit.")] = True,
-    max_length: Annotated[int | None, typer.Option(help="A limit in tokens below the model's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help=_THREADS)] = None,
+    truncate: Truncate = True,
+    max_length: MaxLength = None,
+    threads: Threads = None,
+    per_channel: PerChannel = False,
 ) -> None:
     """Find names and the like in texts: JSON Lines of text and spans with label, score, word, start and end."""
     from modernbert_llama.text_files import read_texts, write_json_lines
     from modernbert_llama.token_classifier import TokenClassifier
 
     texts = read_texts(text or [], input_)
-    results = TokenClassifier(model, n_threads=threads).tag(
+    results = TokenClassifier(model, n_threads=threads, per_channel=per_channel).tag(
         texts,
         aggregation=aggregation,
         ignore_labels=("O",) if ignore_label is None else ignore_label,
