@@ -69,14 +69,16 @@ def changes() -> set[tuple[str, str]]:
     """Where the plain path cannot give the same bits: its sums have another order, or its operands more of them."""
     result = {("f32", "LLAMA_ATTN_DENSE")}
     if "avx2" in cpu_flags():
-        result.add(("f32", "GGML_CPU_NO_PACK"))
+        result |= {("f32", "GGML_CPU_NO_PACK"), ("f16", "GGML_CPU_NO_PACK")}
+    if "avx2" in cpu_flags() and "avx512_bf16" not in cpu_flags():
+        result.add(("bf16", "GGML_CPU_NO_PACK"))
     if "avx512_bf16" in cpu_flags():
         result |= {("bf16", "GGML_CPU_ATTN_F32"), ("q8_0", "GGML_CPU_ATTN_F32")}
     return result
 
 
-OUTTYPES: tuple[OutType, ...] = ("f32", "bf16", "q8_0")
-TOLERANCE = {"f32": 1e-6, "bf16": 4e-3, "q8_0": 1.5e-2}
+OUTTYPES: tuple[OutType, ...] = ("f32", "f16", "bf16", "q8_0")
+TOLERANCE = {"f32": 1e-6, "f16": 1e-3, "bf16": 4e-3, "q8_0": 1.5e-2}
 CASES = [
     (name, outtype)
     for name, spec in SPECS.items()
