@@ -112,7 +112,7 @@ def render(result: Result) -> str:
         ),
         _ratios(result, [*batches, *others]),
     ]
-    failed = [f"- {m.spec.name}: {m.error}" for m in result.measurements if m.error is not None]
+    failed = [f"- {m.spec.name}: {why}" for m in result.measurements for why in m.failures()]
     if failed:
         parts.append("Not measured, or not to the end:\n\n" + "\n".join(failed) + "\n")
     return "\n".join(filter(None, parts))
@@ -147,7 +147,7 @@ def render_tasks(results: Sequence[Result]) -> str:
         [f"peak {precision}", *(_task_ceiling(result, precision, w) for result, w in works)]
         for precision in _PRECISIONS
     ]
-    failed = [f"- {w.name}, {m.spec.name}: {m.error}" for r, w in works for m in r.measurements if m.error is not None]
+    failed = [f"- {w.name}, {m.spec.name}: {why}" for r, w in works for m in r.measurements for why in m.failures()]
     parts = [
         f"## {results[0].files.spec.name}: other heads, texts of {results[0].plan.workloads[0].length} tokens\n",
         table("texts/s", texts_a_second, [row for row in ceilings if any(row[1:])]),

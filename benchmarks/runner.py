@@ -31,7 +31,13 @@ class Measurement:
     distance: dict[str, float] = field(default_factory=dict)  # the largest 1 - cosine to the reference, by workload
     starts: list[dict[str, float]] = field(default_factory=list)  # "load" and "first", seconds
     peak_bytes: int | None = None
-    error: str | None = None
+    error: str | None = None  # what ended it
+    gaps: dict[str, str] = field(default_factory=dict)  # what went wrong without ending it, by workload
+
+    def failures(self) -> list[str]:
+        """What could not be measured, and why."""
+        whole = [] if self.error is None else [self.error]
+        return [*(f"{what}: {why}" for what, why in self.gaps.items()), *whole]
 
     def median(self, workload: Workload) -> float | None:
         """Median seconds of a call."""
@@ -102,16 +108,22 @@ class _Runner:
         return Worker(spec, self._files, self._n_threads, self._log / f"{spec.name}.txt")
 
     @contextmanager
-    def _failing(self, measurement: Measurement) -> Iterator[None]:
-        """A program that fails is left out from there on."""
+    def _failing(self, measurement: Measurement, part: str | None = None) -> Iterator[None]:
+        """A program that fails is left out from there on; at ``part`` only there, with a new process after it."""
         try:
             yield
         except WorkerError as error:
-            measurement.error = str(error)
             self._say(f"{measurement.spec.name}: {error}")
             worker = self._workers.pop(measurement.spec.name, None)
             if worker is not None:
                 worker.close()
+            if part is None:
+                measurement.error = str(error)
+                return
+            measurement.gaps[part] = str(error)
+            if worker is not None:
+                with self._failing(measurement):
+                    self._open(measurement)
 
     def _alive(self) -> Iterator[Measurement]:
         return (measurement for measurement in self._measurements if measurement.error is None)
@@ -138,17 +150,24 @@ class _Runner:
             with self._failing(measurement), closing(self._new_worker(measurement.spec)) as worker:
                 measurement.starts.append(worker.ask("load"))
                 if i == 0:
-                    measurement.peak_bytes = worker.ask("memory", length=self._plan.memory_length)["bytes"]
+                    with self._failing(measurement, "peak memory"):
+                        measurement.peak_bytes = worker.ask("memory", length=self._plan.memory_length)["bytes"]
+
+    def _open(self, measurement: Measurement) -> dict[str, float]:
+        """A lasting process, loaded."""
+        worker = self._workers[measurement.spec.name] = self._new_worker(measurement.spec)
+        return worker.ask("load")
 
     def _open_workers(self) -> None:
         """The programs' lasting processes, and the reference's, which may be none of them."""
         for measurement in self._alive():
             with self._failing(measurement):
-                worker = self._workers[measurement.spec.name] = self._new_worker(measurement.spec)
-                start = worker.ask("load")
+                start = self._open(measurement)
                 if self._plan.fresh == 1:
                     measurement.starts.append(start)
-                    measurement.peak_bytes = worker.ask("memory", length=self._plan.memory_length)["bytes"]
+                    with self._failing(measurement, "peak memory"):
+                        worker = self._workers[measurement.spec.name]
+                        measurement.peak_bytes = worker.ask("memory", length=self._plan.memory_length)["bytes"]
         if self._reference in self._workers:
             return
         if missing_packages(REFERENCE) or any(m.spec == REFERENCE for m in self._measurements):
@@ -163,7 +182,7 @@ class _Runner:
         mine = [m for m in self._alive() if workload.kind != "packing" or m.spec.family == "ours"]
         vectors: dict[str, NDArray[np.float32]] = {}
         for measurement in mine:
-            with self._failing(measurement):
+            with self._failing(measurement, workload.name):
                 self._say(f"{workload.name}: {measurement.spec.name} warms up")
                 worker = self._workers[measurement.spec.name]
                 at_once, found, elapsed = worker.warm(workload, self._plan.tries)
@@ -178,9 +197,9 @@ class _Runner:
             self._say(f"{workload.name}: round {i + 1} of {rounds}")
             self._probe.measure()
             for measurement in mine:
-                if measurement.error is not None:
+                if measurement.error is not None or workload.name in measurement.gaps:
                     continue
-                with self._failing(measurement):
+                with self._failing(measurement, workload.name):
                     worker = self._workers[measurement.spec.name]
                     seconds = worker.run(workload, measurement.at_once[workload.name], self._plan.turn)
                     measurement.seconds.setdefault(workload.name, []).extend(seconds)
