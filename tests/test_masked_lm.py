@@ -329,6 +329,10 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert lines == [{"text": text, "fills": fills} for text, fills in zip(texts, model.fill(texts), strict=True)]
     only = run_cli("fill", path, texts[0], "--target", "e", "--target", "s")
     assert sorted(fill["token_str"] for fill in only[0]["fills"]) == ["e", "s"]
+    program = [sys.executable, "-m", "modernbert_llama.cli", "fill", str(path), "[MASK]", "--per-channel"]
+    refused = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
+    assert refused.returncode == 1
+    assert "per_channel is " in refused.stderr
 
 
 @pytest.mark.slow
