@@ -14,7 +14,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 parity: $(VENV)/installed-compare
 	$(BIN)/python -m pytest -m live
