@@ -98,12 +98,18 @@ def _open(path: Path, arch: str, release: str, *, n_embd: int, n_layer: int, n_f
     return writer
 
 
-def _close(writer: GGUFWriter, tensors: Mapping[str, NDArray[np.floating]], outtype: str = "f32") -> None:
+def _close(
+    writer: GGUFWriter, tensors: Mapping[str, NDArray[np.floating]], outtype: str = "f32", widened: bool = False
+) -> None:
     kind = GGMLQuantizationType[outtype.upper()]
     for name, values in tensors.items():
         exact = np.ascontiguousarray(values, dtype=np.float32)
         if values.ndim == 2 and outtype != "f32":
-            writer.add_tensor(name, quants.quantize(exact, kind), raw_dtype=kind)
+            stored = quants.quantize(exact, kind)
+            if widened:
+                writer.add_tensor(name, quants.dequantize(stored, kind))
+            else:
+                writer.add_tensor(name, stored, raw_dtype=kind)
         else:
             writer.add_tensor(name, exact)
     writer.write_header_to_file()
@@ -143,8 +149,13 @@ def _mlp(random: _Random, prefix: str, n_embd: int, n_ff: int, gain: float) -> d
     }
 
 
-def write_llama(path: Path, release: str = "0.3.36", *, sentences: bool = True, outtype: str = "f32") -> Path:
-    """A transformer (``llama``); with ``sentences`` False random throughout, so that its layers decide."""
+def write_llama(
+    path: Path, release: str = "0.3.36", *, sentences: bool = True, outtype: str = "f32", widened: bool = False
+) -> Path:
+    """A transformer (``llama``); with ``sentences`` False random throughout, so that its layers decide.
+
+    ``widened``: the weights of ``outtype``, stored as F32.
+    """
     gain = 0.05 if sentences else 1.0
     n_embd, n_ff, n_head, n_head_kv = 128, 192, 4, 2
     random = _Random(1)
@@ -171,7 +182,7 @@ def write_llama(path: Path, release: str = "0.3.36", *, sentences: bool = True, 
         tensors[f"{prefix}.attn_norm.weight"] = random.vector(n_embd, 1.0)
         tensors |= _attention(random, prefix, n_embd, n_embd * n_head_kv // n_head, gain)
         tensors |= _mlp(random, prefix, n_embd, n_ff, gain)
-    _close(writer, tensors, outtype)
+    _close(writer, tensors, outtype, widened)
     return path
 
 
