@@ -214,7 +214,8 @@ class _Runner:
     ) -> None:
         """No program is fast by being wrong."""
         if self._reference not in vectors:
-            if not mine or self._reference not in self._workers:
+            failed = any(m.spec.name == self._reference and workload.name in m.gaps for m in mine)
+            if failed or not mine or self._reference not in self._workers:
                 return
             vectors[self._reference] = self._workers[self._reference].warm(workload, tries=0)[1]
         if workload.kind == "rerank":  # scores: all of them are one vector
