@@ -1,4 +1,4 @@
-// What the processor can do at most: multiply-adds on registers alone, on all threads at once.
+// What the processor can do at most: multiply-adds on registers alone (tiles, where it has AMX), on all threads at once.
 // usage: peak N_THREADS -> one line of JSON, 10^9 operations a second (a multiply-add counts two), null without the
 // instruction
 
@@ -53,6 +53,48 @@ static long run_f32() {
     run(vf{}, [&](vf c) { return c * a + b; });
     return 2 * (long) (sizeof(vf) / 4);
 }
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// may this process use the tiles: XFEATURE_XTILEDATA by ARCH_REQ_XCOMP_PERM
+static bool amx_ready() {
+    static const bool ready = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+    return ready;
+}
+
+// four sums of products of two tiles by two
+#define RUN_TILES(product)                                                          \
+    alignas(64) unsigned char config[64] = { 1 };                                   \
+    for (int i = 0; i < 8; ++i) {                                                   \
+        config[16 + 2 * i] = 64; /* bytes of a row */                               \
+        config[48 + i]     = 16; /* rows */                                         \
+    }                                                                               \
+    __asm__ volatile("" : : "r"(config) : "memory");                                \
+    _tile_loadconfig(config);                                                       \
+    for (long n = 0; n < N_ACC * N_STEPS / 4; ++n) {                                \
+        product(0, 4, 6);                                                           \
+        product(1, 4, 7);                                                           \
+        product(2, 5, 6);                                                           \
+        product(3, 5, 7);                                                           \
+    }                                                                               \
+    _tile_release();
+
+static long run_amx_bf16() {
+    RUN_TILES(_tile_dpbf16ps)
+    return 2 * 16 * 16 * 32;
+}
+
+static long run_amx_int8() {
+    RUN_TILES(_tile_dpbssd)
+    return 2 * 16 * 16 * 64;
+}
+#else
+[[maybe_unused]] static bool amx_ready() { return false; }
+[[maybe_unused]] static long run_amx_bf16() { return 0; }
+[[maybe_unused]] static long run_amx_int8() { return 0; }
+#endif
 
 #if defined(__AVX512BF16__)
 #define HAVE_BF16
@@ -124,12 +166,12 @@ int main(int argc, char ** argv) {
 
     printf("{\"f32\": %.1f", measure(n_threads, run_f32));
 #if defined(HAVE_BF16)
-    printf(", \"bf16\": %.1f", measure(n_threads, run_bf16));
+    printf(", \"bf16\": %.1f", measure(n_threads, amx_ready() ? run_amx_bf16 : run_bf16));
 #else
     printf(", \"bf16\": null");
 #endif
 #if defined(HAVE_INT8)
-    printf(", \"int8\": %.1f}\n", measure(n_threads, run_int8));
+    printf(", \"int8\": %.1f}\n", measure(n_threads, amx_ready() ? run_amx_int8 : run_int8));
 #else
     printf(", \"int8\": null}\n");
 #endif

@@ -20,7 +20,7 @@ from modernbert_llama.patchset import PatchSet
 
 ROOT = Path(__file__).parent.parent
 PATCHES = PatchSet(ROOT / "patches")
-SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_ATTN_F32", "GGML_CPU_NO_PACK", "GGML_CPU_DISABLE_FUSION")
+SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_ATTN_F32", "GGML_CPU_NO_PACK", "GGML_CPU_NO_AMX", "GGML_CPU_DISABLE_FUSION")
 
 # an editable installation would answer the import before any path
 CUSTOMIZE = """
