@@ -24,14 +24,15 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from benchmarks import report
-from benchmarks.shapes import ROOT, SHAPES, Files, batch_flops, with_best_vocabulary
-from benchmarks.workloads import FULL, QUERY, Workload
+from benchmarks.shapes import ROOT, SHAPES, Files, with_best_vocabulary
+from benchmarks.workloads import FULL, QUERY
 
 ALL_LAYERS = 1000
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 Vectors = NDArray[np.float32]
-Run = Callable[[Workload], Vectors]
+Rows = Any  # lists of token ids, or texts
+Run = Callable[[Rows], Vectors]
 
 
 def ours(files: Files, outtype: OutType, n_threads: int, n_batch: int) -> Run:
@@ -40,10 +41,10 @@ def ours(files: Files, outtype: OutType, n_threads: int, n_batch: int) -> Run:
     # no option of the public classes: 512 suits the caches of CPUs
     embedder._engine = Engine(str(files.gguf(outtype)), n_threads=n_threads, n_gpu_layers=ALL_LAYERS, n_batch=n_batch)
 
-    def run(workload: Workload) -> Vectors:
-        if workload.is_text:
-            return embedder.embed(workload.texts())
-        return embedder.embed_tokens(workload.ids(files.spec))
+    def run(rows: Rows) -> Vectors:
+        if isinstance(rows[0], str):
+            return embedder.embed(rows)
+        return embedder.embed_tokens(rows)
 
     return run
 
@@ -53,10 +54,10 @@ def transformers(files: Files, dtype: torch.dtype, attention: str) -> Run:
     options = {"dtype": dtype, "attn_implementation": attention}
     pipeline: Any = SentenceTransformer(str(files.checkpoint), device="cuda", model_kwargs=options)
 
-    def run(workload: Workload) -> Vectors:
-        if workload.is_text:
-            return np.asarray(pipeline.encode(workload.texts(), batch_size=64, show_progress_bar=False), np.float32)
-        ids = torch.tensor(workload.ids(files.spec), device="cuda")
+    def run(rows: Rows) -> Vectors:
+        if isinstance(rows[0], str):
+            return np.asarray(pipeline.encode(rows, batch_size=64, show_progress_bar=False), np.float32)
+        ids = torch.tensor(rows, device="cuda")
         with torch.inference_mode():
             hidden = pipeline[0].auto_model(input_ids=ids).last_hidden_state.float()
             pooled = hidden.mean(dim=1) if files.spec.pooling == "mean" else hidden[:, 0]
@@ -115,10 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for workload in workloads:
         seconds: dict[str, list[float]] = defaultdict(list)
         vectors: dict[str, Vectors] = {}
+        rows = workload.texts() if workload.is_text else workload.ids(spec)
         for round_ in range(options.rounds + 1):
             for name, run in runs.items():
                 start = time.perf_counter()
-                vectors[name] = run(workload)
+                vectors[name] = run(rows)
                 if round_:  # the first one of a length sets up
                     seconds[name].append(time.perf_counter() - start)
         tokens = workload.rows * workload.length
@@ -139,13 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"Products of torch, 10^12 operations a second: {peaks}. Attention of transformers: {', '.join(attentions)}.\n"
     )
     header = [workload.name for workload in workloads]
-    for title, rows in (("tokens/s", table), ("1 - cosine to transformers-f32", far)):
+    for title, cells_of in (("tokens/s", table), ("1 - cosine to transformers-f32", far)):
         print("| " + " | ".join([title, *header]) + " |\n|---" + "|---:" * len(header) + "|")
-        for name, cells in rows.items():
+        for name, cells in cells_of.items():
             print("| " + " | ".join([name, *cells]) + " |")
         print()
-    work = batch_flops(spec, 16, 128) / (16 * 128) * 1e-6
-    print(f"Work of a token at 16x128: {work:.0f} million operations.")
 
 
 if __name__ == "__main__":

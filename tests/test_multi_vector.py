@@ -235,7 +235,7 @@ def test_older_pylate_and_mean_scores(tmp_path: Path) -> None:
     edit_json(older / "config_sentence_transformers.json", model_type=..., similarity_fn_name="meanmaxsim")
     model = MultiVectorEmbedder(convert(older, tmp_path / "older.gguf", show_progress=False))
     queries, documents = model.embed_queries(QUERIES), model.embed_documents(DOCUMENTS)
-    np.testing.assert_array_equal(queries[0], embedder("PyLate, no expansion").embed_queries(QUERIES[0]))
+    np.testing.assert_array_equal(queries[0], embedder("PyLate, no expansion").embed_queries(QUERIES)[0])
     counts = np.array([len(item) for item in queries])[:, None]
     np.testing.assert_allclose(model.similarity(queries, documents), maxsim(queries, documents) / counts, rtol=1e-6)
 
