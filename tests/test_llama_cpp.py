@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,7 @@ from typing import Any
 import llama_cpp_suite
 import numpy as np
 import pytest
-from models import embedder, gguf, scratch
+from models import cpu_flags, embedder, gguf, scratch
 from modernbert_llama import patchset, upstream
 from modernbert_llama.convert import OutType
 from modernbert_llama.embedder import Embedder
@@ -285,6 +286,15 @@ def text_model(name: str, widened: bool = False) -> Path:
     return write_llama(path, VERSION, sentences=False, outtype=name.partition("-")[2] or "f32", widened=widened)
 
 
+def stock_dies(name: str) -> bool:
+    """Whether the stock libraries end the process: on AMX some compilers break their products of Q8_0 (a patch has why)."""
+    if "amx_int8" not in cpu_flags():
+        return False
+    argument = json.dumps([str(text_model(name)), list(range(3, 43)), 2, {}])
+    command = [sys.executable, "-c", GENERATE, argument]
+    return subprocess.run(command, env=variables(False), capture_output=True, check=False).returncode == -signal.SIGILL
+
+
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_text_generation_is_that_of_the_stock_libraries(name: str, flash_attn: bool) -> None:
@@ -301,16 +311,19 @@ def test_text_generation_is_that_of_the_stock_libraries(name: str, flash_attn: b
         return tokens, np.array(logits)
 
     tokens, logits = generate(flash_attn, patched=True)
-    stock_tokens, stock_logits = generate(flash_attn, patched=False)
     assert len(set(tokens)) > 10  # the model does not repeat itself, so that an error would show
-    if outtype in ("f16", "bf16"):
+    if outtype:
         # stock rounds the other operand of a product too, ours not always, which may decide between two tokens
         exact = generate(False, patched=False, widened=True)[1]
-        assert relative_error(logits, exact) <= 1.1 * relative_error(stock_logits, exact)
+        if outtype == "q8_0" and stock_dies(name):
+            assert relative_error(logits, exact) <= 2e-2
+        else:
+            stock_logits = generate(flash_attn, patched=False)[1]
+            assert relative_error(logits, exact) <= 1.1 * relative_error(stock_logits, exact)
         return
-    if not outtype or not OLD:  # rounded operands may decide between two tokens, and on 0.3.16 do
-        assert tokens == stock_tokens
-    bar = 2e-2 if outtype else 1e-5  # q8_0 rounds its operands once in each product
+    stock_tokens, stock_logits = generate(flash_attn, patched=False)
+    assert tokens == stock_tokens
+    bar = 1e-5
     if flash_attn:
         # llama.cpp's own rounds to F16 inside, so that a last bit before it counts: no more than that rounding itself
         bar = max(bar, relative_error(stock_logits, generate(False, patched=False)[1]))
