@@ -287,7 +287,7 @@ def text_model(name: str, widened: bool = False) -> Path:
 
 
 def stock_dies(name: str) -> bool:
-    """Whether the stock libraries end the process: on AMX some compilers break their products of Q8_0 (a patch has why)."""
+    """Whether the stock libraries end the process: some compilers break their Q8_0 products on AMX (a patch has it)."""
     if "amx_int8" not in cpu_flags():
         return False
     argument = json.dumps([str(text_model(name)), list(range(3, 43)), 2, {}])
