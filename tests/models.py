@@ -15,7 +15,7 @@ from modernbert_llama.embedder import Embedder, Pooling
 from modernbert_llama.keys import Arch
 from modernbert_llama.synthetic import full_tokenizer_json, write_checkpoint
 from specs import SPECS
-from upstream_builds import installed
+from upstream_builds import stock
 
 
 @functools.cache
@@ -24,12 +24,6 @@ def scratch() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="modernbert-llama-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def cpu_flags() -> set[str]:
-    """Of an x86 processor under Linux; elsewhere nothing is known."""
-    info = Path("/proc/cpuinfo")
-    return set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
 
 
 @functools.cache
@@ -66,4 +60,4 @@ def full_tokenizer() -> str:
 
 def stock_llama() -> Path:
     """A folder to put on PYTHONPATH, with llama-cpp-python 0.3.36 as its own build makes it; built once."""
-    return installed("stock-0.3.36", "llama-cpp-python==0.3.36")
+    return stock("llama-cpp-python-0.3.36")

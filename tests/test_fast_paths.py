@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models import cpu_flags, scratch
+from models import scratch
 from modernbert_llama import Embedder, convert
 from modernbert_llama.convert import OutType
 from modernbert_llama.errors import InputError
 from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
 from numpy.typing import NDArray
+from upstream_builds import cpu_flags
 
 SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_ATTN_F32", "GGML_CPU_NO_PACK", "GGML_CPU_NO_AMX", "GGML_CPU_DISABLE_FUSION")
 

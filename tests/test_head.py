@@ -13,13 +13,14 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFValueType
 from gguf.quants import dequantize, quantize
 from gguf_edit import copy_of, finish
-from models import cpu_flags, scratch
+from models import scratch
 from modernbert_llama import convert
 from modernbert_llama.convert import OutType
 from modernbert_llama.errors import InputError, ModelFileError
 from modernbert_llama.native import Engine
 from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
 from numpy.typing import NDArray
+from upstream_builds import cpu_flags
 
 Array = NDArray[np.float64]
 SPEC = CheckpointSpec("head", 2, 64, 96, 2, seed=60)

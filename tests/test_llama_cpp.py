@@ -9,7 +9,6 @@ import functools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -22,7 +21,8 @@ from typing import Any
 import llama_cpp_suite
 import numpy as np
 import pytest
-from models import cpu_flags, embedder, gguf, scratch
+import upstream_builds
+from models import embedder, gguf, scratch
 from modernbert_llama import patchset, upstream
 from modernbert_llama.convert import OutType
 from modernbert_llama.embedder import Embedder
@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from specs import POOLINGS, SPECS, cosine_distance, golden_arrays, relative_error
 from test_parity_golden import BATCH_BAR, F16_BAR, F32_FACTOR, Q8_0_BAR, own_pooling
 from text_models import N_VOCAB, write_lfm2, write_llama, write_mamba
-from upstream_builds import installed
+from upstream_builds import cpu_flags
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +48,7 @@ one_text_a_call = pytest.mark.skipif(OLD, reason="0.3.16 cannot decode several t
 def stock() -> Path:
     if not VERSION:
         pytest.skip("built from a tree of one's own: no release of llama-cpp-python belongs to it")
-    return installed(f"stock-{VERSION}", f"llama-cpp-python=={VERSION}")
+    return upstream_builds.stock(f"llama-cpp-python-{VERSION}")
 
 
 @functools.cache
@@ -56,7 +56,7 @@ def integrations() -> Path:
     """The dependency group of pyproject.toml, and nothing of llama-cpp-python itself."""
     tomllib = pytest.importorskip("tomllib")
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    return installed("integrations", *groups["integrations"])
+    return upstream_builds.installed("integrations", *groups["integrations"])
 
 
 @functools.cache
@@ -286,15 +286,6 @@ def text_model(name: str, widened: bool = False) -> Path:
     return write_llama(path, VERSION, sentences=False, outtype=name.partition("-")[2] or "f32", widened=widened)
 
 
-def stock_dies(name: str) -> bool:
-    """Whether the stock libraries end the process: some compilers break their Q8_0 products on AMX (a patch has it)."""
-    if "amx_int8" not in cpu_flags():
-        return False
-    argument = json.dumps([str(text_model(name)), list(range(3, 43)), 2, {}])
-    command = [sys.executable, "-c", GENERATE, argument]
-    return subprocess.run(command, env=variables(False), capture_output=True, check=False).returncode == -signal.SIGILL
-
-
 @pytest.mark.parametrize("flash_attn", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_text_generation_is_that_of_the_stock_libraries(name: str, flash_attn: bool) -> None:
@@ -315,15 +306,12 @@ def test_text_generation_is_that_of_the_stock_libraries(name: str, flash_attn: b
     if outtype:
         # stock rounds the other operand of a product too, ours not always, which may decide between two tokens
         exact = generate(False, patched=False, widened=True)[1]
-        if outtype == "q8_0" and stock_dies(name):
-            assert relative_error(logits, exact) <= 2e-2
-        else:
-            stock_tokens, stock_logits = generate(flash_attn, patched=False)
-            assert relative_error(logits, exact) <= 1.1 * relative_error(stock_logits, exact)
-            # without tiles both round to Q8_0; on 0.3.16 that decides between two tokens
-            if outtype == "q8_0" and not OLD and "amx_int8" not in cpu_flags():
-                assert tokens == stock_tokens
-                assert flash_attn or relative_error(logits, stock_logits) <= 2e-2
+        stock_tokens, stock_logits = generate(flash_attn, patched=False)
+        assert relative_error(logits, exact) <= 1.1 * relative_error(stock_logits, exact)
+        # without tiles both round to Q8_0; on 0.3.16 that decides between two tokens
+        if outtype == "q8_0" and not OLD and "amx_int8" not in cpu_flags():
+            assert tokens == stock_tokens
+            assert flash_attn or relative_error(logits, stock_logits) <= 2e-2
         return
     stock_tokens, stock_logits = generate(flash_attn, patched=False)
     assert tokens == stock_tokens

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from family import golden, rebuild
 from gguf_edit import rewrite
-from models import cpu_flags, scratch
+from models import scratch
 from modernbert_llama import Classifier, Embedder, Reranker, convert, keys, load
 from modernbert_llama.errors import (
     CheckpointError,
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from sequence_heads import DOCUMENTS, HEADS, PAIRS, QUERY, HeadRow, encodings
 from tiny_checkpoint import CONFIG_5, HIDDEN, edit_json, make_weights, write_modules, write_tiny
 from tokenizers import Tokenizer
+from upstream_builds import cpu_flags
 
 OutType = Literal["f32", "bf16", "q8_0"]
 F32_BAR, BF16_FACTOR, Q8_0_BAR = 1e-5, 2.0, 0.045

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from modernbert_llama.llama_compat.libraries import read_build
@@ -62,22 +63,38 @@ def ours(upstream: str) -> tuple[Path, ...]:
     return () if read_build().source == upstream else (built(upstream),)
 
 
-def installed(name: str, *requirements: str) -> Path:
+def cpu_flags() -> set[str]:
+    """Of an x86 processor under Linux; elsewhere nothing is known."""
+    info = Path("/proc/cpuinfo")
+    return set(info.read_text(encoding="utf-8").split()) if info.is_file() else set()
+
+
+def installed(name: str, *requirements: str, options: Sequence[str] = (), env: dict[str, str] | None = None) -> Path:
     """A folder ``build/NAME`` for the path, filled once by pip."""
     folder = ROOT / "build" / name
     if not folder.is_dir():
         target = folder.with_name(f"{name}.partial")
         shutil.rmtree(target, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--target", target, *requirements], check=True)
+        pip = [sys.executable, "-m", "pip", "install", "-q", *options, "--target", str(target)]
+        subprocess.run([*pip, *requirements], check=True, env=env)
         target.rename(folder)
     return folder
 
 
 def stock(upstream: str) -> Path:
-    """The package that the upstream comes from, with the libraries of its own build or wheel."""
+    """The package that the upstream comes from, with the libraries of its own build or wheel.
+
+    Its own build leaves AMX out where the processor has it: some compilers break the Q8_0 products there, which ends
+    the process (a patch of ours mends that).
+    """
     pin = PATCHES.upstream(upstream)
     prefix = "stock" if pin.package == "llama-cpp-python" else f"stock-{pin.package}"
-    return installed(f"{prefix}-{pin.version}", f"{pin.package}=={pin.version}")
+    name, requirement = f"{prefix}-{pin.version}", f"{pin.package}=={pin.version}"
+    if "amx_int8" not in cpu_flags():
+        return installed(name, requirement)
+    flags = {key: f"{os.environ.get(key, '')} -U__AMX_INT8__".strip() for key in ("CFLAGS", "CXXFLAGS")}
+    # pip keeps wheels by name and version alone
+    return installed(f"{name}-no-amx", requirement, options=["--no-cache-dir"], env={**os.environ, **flags})
 
 
 def environment(*sites: Path) -> dict[str, str]:
