@@ -15,9 +15,7 @@ from modernbert_llama.convert import OutType
 from modernbert_llama.errors import InputError
 from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
 from numpy.typing import NDArray
-from upstream_builds import cpu_flags
-
-SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_ATTN_F32", "GGML_CPU_NO_PACK", "GGML_CPU_NO_AMX", "GGML_CPU_DISABLE_FUSION")
+from upstream_builds import SWITCHES, cpu_flags
 
 SPECS = {
     spec.name: spec
@@ -53,30 +51,37 @@ def layouts() -> dict[str, list[int]]:
     }
 
 
-def run(file: Path, ids: list[list[int]], switch: str | None) -> NDArray[np.float32]:
+def run(file: Path, ids: list[list[int]], switches: dict[str, str]) -> NDArray[np.float32]:
     """Vectors of a process of its own: a switch is read once."""
     source, target = scratch() / "fast-ids.npz", scratch() / "fast-vectors.npy"
     np.savez(source, ids=np.concatenate(ids), lengths=[len(row) for row in ids])
     environment = {key: value for key, value in os.environ.items() if key not in SWITCHES}
-    if switch:
-        environment[switch] = "1"
+    environment.update(switches)
     command = [sys.executable, "-c", EMBED, str(file), str(source), str(target)]
     subprocess.run(command, check=True, env=environment, timeout=600)
     vectors: NDArray[np.float32] = np.load(target)
     return vectors
 
 
-def changes(spec: CheckpointSpec) -> set[tuple[str, str]]:
+def changes(spec: CheckpointSpec) -> set[tuple[str, str, str]]:
     """Where the plain path cannot give the same bits: its sums have another order, or its operands more of them."""
-    result = {("f32", "LLAMA_ATTN_DENSE")}
-    if "avx2" in cpu_flags():
-        result |= {("f32", "GGML_CPU_NO_PACK"), ("f16", "GGML_CPU_NO_PACK")}
-    if "avx2" in cpu_flags() and "avx512_bf16" not in cpu_flags():
-        result.add(("bf16", "GGML_CPU_NO_PACK"))
-    if "avx512_bf16" in cpu_flags():
-        result |= {("bf16", "GGML_CPU_ATTN_F32"), ("q8_0", "GGML_CPU_ATTN_F32")}
-    if {"avx512_bf16", "amx_bf16", "amx_int8"} <= cpu_flags() and spec.hidden % 32 == 0:
-        result |= {(outtype, "GGML_CPU_NO_AMX") for outtype in OUTTYPES}
+    flags = cpu_flags()
+    amx = {"avx512_bf16", "amx_bf16", "amx_int8"} <= flags
+    amx_attention = amx and spec.hidden // spec.n_head % 32 == 0
+    dot = "avx512_bf16" in flags and "GenuineIntel" not in flags  # vdpbf16ps, where it is the faster way
+
+    result = {("f32", "LLAMA_ATTN_DENSE", "1")}
+    if "avx2" in flags:
+        result |= {("f32", "GGML_CPU_NO_PACK", "1"), ("f16", "GGML_CPU_NO_PACK", "1")}
+    if "avx2" in flags and not (dot or amx):
+        result.add(("bf16", "GGML_CPU_NO_PACK", "1"))
+    if dot or amx_attention:
+        result |= {("bf16", "GGML_CPU_ATTN_F32", "1"), ("q8_0", "GGML_CPU_ATTN_F32", "1")}
+    if "avx512_bf16" in flags and not amx:
+        other = "0" if dot else "1"
+        result |= {("bf16", "GGML_CPU_BF16_DOT", other), ("q8_0", "GGML_CPU_BF16_DOT", other)}
+    if amx and spec.hidden % 32 == 0:
+        result |= {(outtype, "GGML_CPU_NO_AMX", "1") for outtype in OUTTYPES}
     return result
 
 
@@ -97,14 +102,14 @@ def test_fast_equals_plain(name: str, outtype: OutType) -> None:
     convert(write_checkpoint(scratch() / f"{name}-{outtype}", spec), file, outtype=outtype, show_progress=False)
     lengths = [length for layout in layouts().values() for length in layout]
     ids = [token_ids(spec, length, seed) for seed, length in enumerate(lengths)]
-    fast = run(file, ids, None)
-    for switch in SWITCHES:
-        plain = run(file, ids, switch)
+    fast = run(file, ids, {})
+    for switch, value in ((switch, value) for switch, values in SWITCHES.items() for value in values):
+        plain = run(file, ids, {switch: value})
         error = np.linalg.norm(fast - plain, axis=1) / np.linalg.norm(plain, axis=1)
         # a sum in another order may round an activation to the next value of 8 bits
-        assert error.max() < TOLERANCE[outtype], switch
-        if (outtype, switch) in changes(spec):
-            assert error.max() > 0, f"{switch} changes nothing"
+        assert error.max() < TOLERANCE[outtype], (switch, value)
+        if (outtype, switch, value) in changes(spec):
+            assert error.max() > 0, f"{switch}={value} changes nothing"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,15 @@ from modernbert_llama.patchset import PatchSet
 
 ROOT = Path(__file__).parent.parent
 PATCHES = PatchSet(ROOT / "patches")
-SWITCHES = ("LLAMA_ATTN_DENSE", "GGML_CPU_ATTN_F32", "GGML_CPU_NO_PACK", "GGML_CPU_NO_AMX", "GGML_CPU_DISABLE_FUSION")
+# environment variables of the patches and their values: each brings back a plain path
+SWITCHES = {
+    "LLAMA_ATTN_DENSE": ("1",),
+    "GGML_CPU_ATTN_F32": ("1",),
+    "GGML_CPU_NO_PACK": ("1",),
+    "GGML_CPU_NO_AMX": ("1",),
+    "GGML_CPU_BF16_DOT": ("0", "1"),
+    "GGML_CPU_DISABLE_FUSION": ("1",),
+}
 
 # an editable installation would answer the import before any path
 CUSTOMIZE = """
