@@ -6,9 +6,20 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
-__all__ = ["PeakProbe"]
+__all__ = ["PeakProbe", "reachable"]
+
+_EXACT_FIRST: Final = ("f32", "bf16", "int8")
+
+
+def reachable(best: Mapping[str, float], precision: str) -> float | None:
+    """The peak of what a program of ``precision`` may multiply in: a more exact type that is faster there, too."""
+    if precision not in best:
+        return None
+    return max(best[p] for p in _EXACT_FIRST[: _EXACT_FIRST.index(precision) + 1] if p in best)
 
 
 class PeakProbe:

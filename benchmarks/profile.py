@@ -20,7 +20,7 @@ from modernbert_llama.synthetic import CheckpointSpec, token_ids
 from modernbert_llama.threads import default_threads
 
 from benchmarks import report
-from benchmarks.peak import PeakProbe
+from benchmarks.peak import PeakProbe, reachable
 from benchmarks.shapes import ROOT, SHAPES, Files, attention_flops, with_best_vocabulary
 
 PRECISIONS = {"f32": "f32", "f16": "f32", "bf16": "bf16", "q8_0": "int8"}  # what the products are computed in
@@ -79,7 +79,7 @@ def table(
     for label in labels:
         cells = []
         for _, _, seconds, flops in columns:
-            limit = peak.best.get((ATTENTION if label == "attention" else PRECISIONS)[kind])
+            limit = reachable(peak.best, (ATTENTION if label == "attention" else PRECISIONS)[kind])
             share = f"{seconds[label] / sum(seconds.values()):.1%}"
             near = f", {flops[label] / seconds[label] / limit / 1e9:.0%} of peak" if flops[label] and limit else ""
             cells.append(share + near)

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.peak import reachable
 from benchmarks.programs.versions import STOCK_VERSION
 from benchmarks.runner import Measurement, Result
 from benchmarks.shapes import batch_flops, head_flops
@@ -70,7 +71,7 @@ def _speed(result: Result, measurement: Measurement, workload: Workload) -> floa
 
 def _ceiling(result: Result, precision: str, workload: Workload) -> float | None:
     """Tokens a second if nothing but the model's multiplications took time, and these ran at the machine's peak."""
-    peak = result.peak.get(precision)
+    peak = reachable(result.peak, precision)
     if peak is None or not workload.length or workload.is_task:
         return None
     tokens = workload.rows * workload.length
@@ -161,7 +162,7 @@ def render_tasks(results: Sequence[Result]) -> str:
 
 def _task_ceiling(result: Result, precision: str, work: Workload) -> str:
     """Texts a second if all products of the model, the head's too, ran at the machine's peak and nothing else did."""
-    peak = result.peak.get(precision)
+    peak = reachable(result.peak, precision)
     if peak is None:
         return ""
     spec = result.files.spec
