@@ -15,7 +15,7 @@ from modernbert_llama.convert import OutType
 from modernbert_llama.errors import InputError
 from modernbert_llama.synthetic import CheckpointSpec, token_ids, write_checkpoint
 from numpy.typing import NDArray
-from upstream_builds import SWITCHES, cpu_flags
+from upstream_builds import SETTINGS, SWITCHES, cpu_flags
 
 SPECS = {
     spec.name: spec
@@ -103,7 +103,7 @@ def test_fast_equals_plain(name: str, outtype: OutType) -> None:
     lengths = [length for layout in layouts().values() for length in layout]
     ids = [token_ids(spec, length, seed) for seed, length in enumerate(lengths)]
     fast = run(file, ids, {})
-    for switch, value in ((switch, value) for switch, values in SWITCHES.items() for value in values):
+    for switch, value in SETTINGS:
         plain = run(file, ids, {switch: value})
         error = np.linalg.norm(fast - plain, axis=1) / np.linalg.norm(plain, axis=1)
         # a sum in another order may round an activation to the next value of 8 bits

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from specs import POOLINGS, SPECS, cosine_distance, golden_arrays, is_slow, lengths, relative_error
 from test_parity_golden import BATCH_BAR, F16_BAR, F32_FACTOR, Q8_0_BAR, own_pooling
 from tokenizer_forms import FORMS, corpus
-from upstream_builds import PATCHES, ROOT, SWITCHES, built, drop_in, environment, run
+from upstream_builds import PATCHES, ROOT, SETTINGS, built, drop_in, environment, run
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_fast_equals_plain(upstream: str, outtype: OutType) -> None:
     name = "granite-small"
     calls = [[token_ids(SPECS[name], n, n) for n in (1, 2, 63, 64, 65, 66, 129, 200, 700, *range(3, 40))]]
     fast = embed(upstream, [job(name, outtype, "modern-bert", calls)])[name]
-    for switch, value in ((switch, value) for switch, values in SWITCHES.items() for value in values):
+    for switch, value in SETTINGS:
         plain = embed(upstream, [job(name, outtype, "modern-bert", calls)], env={switch: value})[name]
         error = np.linalg.norm(fast - plain, axis=1) / np.linalg.norm(plain, axis=1)
         assert error.max() < {"f32": 1e-5, "bf16": 4e-3, "q8_0": 1.5e-2}[outtype], (switch, value)

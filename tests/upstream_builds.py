@@ -30,6 +30,7 @@ SWITCHES = {
     "GGML_CPU_BF16_DOT": ("0", "1"),
     "GGML_CPU_DISABLE_FUSION": ("1",),
 }
+SETTINGS = [(switch, value) for switch, values in SWITCHES.items() for value in values]
 
 # an editable installation would answer the import before any path
 CUSTOMIZE = """
