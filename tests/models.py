@@ -59,5 +59,5 @@ def full_tokenizer() -> str:
 
 
 def stock_llama() -> Path:
-    """A folder to put on PYTHONPATH, with llama-cpp-python 0.3.36 as its own build makes it; built once."""
+    """A folder to put on PYTHONPATH, with llama-cpp-python 0.3.36 of its own build (``stock`` says how); built once."""
     return stock("llama-cpp-python-0.3.36")

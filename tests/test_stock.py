@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="session")
 def stock() -> Path:
-    """A folder to put on PYTHONPATH, with llama-cpp-python 0.3.36 as its own build makes it."""
+    """A folder to put on PYTHONPATH, with llama-cpp-python 0.3.36 of its own build."""
     return stock_llama()
 
 
