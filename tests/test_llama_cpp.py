@@ -112,6 +112,7 @@ for flash_attn in (False, True):
         "one": [llama.embed(text) for text in texts],
         "all": llama.embed(texts) if together else [llama.embed(text) for text in texts],
         "normalized": llama.embed(texts[0], normalize=True),
+        "of tokens": bool(llama_cpp.llama_get_embeddings(llama.ctx)),
     })
 print(json.dumps(results))
 """
@@ -138,6 +139,7 @@ def test_equals_transformers(name: str, outtype: OutType, arch: Arch) -> None:
     ids = [token_ids(SPECS[name], length) for length in LENGTHS]
     for found in embed(gguf(name, outtype, arch), ids, {"n_ctx": 2048, "n_batch": 2048, "n_ubatch": 2048}):
         assert found["library"] == str(read_build().libraries[0])
+        assert not found["of tokens"]  # what llama.h says of a context that pools; no memory is kept for them
         for length, one, together in zip(LENGTHS, found["one"], found["all"], strict=True):
             reference = golden[str(length)][row]
             bars = {"f32": F16_BAR, "f16": F16_BAR, "bf16": golden[f"{length}-bfloat16"][row], "q8_0": Q8_0_BAR}
