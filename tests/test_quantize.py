@@ -374,7 +374,7 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 signal.setitimer(signal.ITIMER_REAL, 0.5, 5)  # again: Python loses one that falls into a finaliser
 try:
     while True:
-        quantize({str(source("256"))!r}, {str(tmp_path / "model.gguf")!r}, type="iq3_s", n_threads=1)
+        quantize({str(source("256"))!r}, {str(tmp_path / "model.gguf")!r}, type="q4_K_M", n_threads=1)
 except KeyboardInterrupt:
     print("stopped")
 """
